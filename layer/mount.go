@@ -1,0 +1,148 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+)
+
+// What is read through an index is cached twice, as the index's and as the
+// tar's; the latter pages are dropped when nobody uses the layer, but not more
+// often than this.
+const trimEvery = time.Second
+
+// A Mount is a layer's files, ready to be a lower layer of an overlay. It may
+// be used by several goroutines at once.
+type Mount struct {
+	store *Store
+	id    digest.Digest
+	m     *mounted
+	once  sync.Once
+}
+
+// mounted is what the Mounts of one layer share.
+type mounted struct {
+	file  *os.File
+	path  string
+	tar   *os.File      // index form
+	trim  time.Time     // when tar's pages were dropped
+	refs  int           // guarded by Store.mu
+	ready chan struct{} // closed when file or err is set
+	err   error
+}
+
+// File is the root of the layer. In the index form it is a detached mount,
+// read-only, that no mount table shows and that is gone when the last
+// descriptor of it is closed, at the latest when the process ends; its
+// descriptor is an O_PATH one. In the directory form it is the directory
+// itself, which nobody may write to. It is valid until Close.
+func (m *Mount) File() *os.File { return m.m.file }
+
+// Path is the host's path of the directory form, "" in the index form.
+func (m *Mount) Path() string { return m.m.path }
+
+// Close lets go of the mount. An overlay that was made from it keeps what it
+// needs. Calls after the first do nothing.
+func (m *Mount) Close() error {
+	var err error
+	m.once.Do(func() {
+		s := m.store
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if m.m.refs--; m.m.refs > 0 {
+			return
+		}
+		// A directory costs nothing to open again, and another process
+		// may remove it and make it anew.
+		if s.closed || m.m.path != "" {
+			err = s.forget(m.id, m.m)
+		} else if now := time.Now(); now.Sub(m.m.trim) > trimEvery {
+			m.m.trim = now
+			dropPages(m.m.tar)
+		}
+	})
+	return err
+}
+
+// Mount mounts the layer read-only. There is one mount of a layer in a Store:
+// Mounts share it, and that of an index is kept for the next one until the Store
+// is closed or removes the layer. Linux only; the index form needs CAP_SYS_ADMIN in the
+// initial user namespace.
+//
+// A layer in the index form that this kernel cannot mount is turned into a
+// directory first, for good: its tar and index are removed.
+func (l *Layer) Mount() (*Mount, error) {
+	m, err := l.store.mount(l)
+	if err != nil {
+		return nil, fmt.Errorf("mount layer %s: %w", l.rec.DiffID, err)
+	}
+	return m, nil
+}
+
+func (s *Store) mount(l *Layer) (*Mount, error) {
+	id := l.rec.DiffID
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("the store is closed: %w", errdefs.ErrFailedPrecondition)
+	}
+	m, ok := s.mounts[id]
+	if !ok {
+		m = &mounted{ready: make(chan struct{})}
+		s.mounts[id] = m
+	}
+	m.refs++
+	s.mu.Unlock()
+	if !ok {
+		m.err = s.open(l, m)
+		close(m.ready)
+	}
+	<-m.ready
+	if m.err == nil {
+		return &Mount{store: s, id: id, m: m}, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.refs--
+	if s.mounts[id] == m {
+		delete(s.mounts, id) // the next one may try again
+	}
+	return nil, m.err
+}
+
+// forget drops a mount; the lock is held.
+func (s *Store) forget(id digest.Digest, m *mounted) error {
+	if s.mounts[id] == m {
+		delete(s.mounts, id)
+	}
+	return m.close()
+}
+
+func (m *mounted) close() error {
+	var errs []error
+	for _, f := range []*os.File{m.file, m.tar} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unmount drops the mount of a layer that nobody uses.
+func (s *Store) unmount(id digest.Digest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.mounts[id]
+	if !ok {
+		return nil
+	}
+	if m.refs > 0 {
+		return fmt.Errorf("it is mounted: %w", errdefs.ErrFailedPrecondition)
+	}
+	return s.forget(id, m)
+}
