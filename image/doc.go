@@ -1,0 +1,55 @@
+// Package image keeps container images: it pulls them from registries, stores
+// their blobs in an OCI image layout and hands their layers to package layer.
+//
+// # Model
+//
+// A [Store] is a directory:
+//
+//	oci-layout          version of the layout
+//	index.json          one descriptor for each name of each image
+//	blobs/sha256/HEX    manifests, indexes, configs and compressed layers
+//	holds/HEX-HOLDER    image HEX is used by HOLDER (a container's id)
+//	claims/RANDOM/      a pull or a removal at work, and its unfinished blobs
+//	fetching/HEX        locked by whoever fetches blob HEX
+//	lock                serializes changes of index.json, holds and claims
+//
+// The first three are an image layout as the OCI image specification has it,
+// so that `skopeo inspect oci:DIR:docker.io/library/alpine:latest` works: each
+// descriptor's org.opencontainers.image.ref.name is the full reference, and it
+// describes the manifest of the one platform that was pulled. A manifest of
+// Docker's type is stored a second time with the media types of OCI, because
+// readers of layouts refuse Docker's; config and layers are the same blobs. What
+// the registry served, from the index down, is kept byte for byte and listed in
+// an annotation of the descriptor.
+//
+// An image's ID is the digest of its config, its Digest what was pulled. Names
+// follow Docker: "alpine" is docker.io/library/alpine:latest. When a pull moves
+// a tag, the image that had it keeps the name repository@digest.
+//
+// Descriptors that another program added are kept, with their blobs, and not
+// listed: only a pull puts an image's layers where they can be used.
+//
+// # Trust
+//
+// Nothing that a registry says is believed: every blob is checked against its
+// digest and size before it has a name, documents are bounded in size, depth and
+// number, and one that two parsers could read as different things is refused
+// (CVE-2021-41190). The scheme is chosen before the first byte is sent and never
+// changes: https, unless [PullOptions.PlainHTTP] is set or the registry is a
+// literal loopback address or "localhost". Credentials go to the registry they
+// are kept for and to the token server which that registry itself names, and
+// nowhere that a redirect leads (CVE-2020-15157).
+//
+// # Concurrency and crashes
+//
+// All methods may be called concurrently, also from several stores and programs
+// on one directory; readers take no lock. A blob or a layer is there whole or not
+// at all, and an image is listed only when all it needs is on the disk, synced.
+// What a killed program leaves is a claim whose lock is free: the next [Open]
+// removes its unfinished files and all it had fetched that no image needs. A
+// hold outlives its program on purpose: whoever sweeps dead containers calls
+// [Store.Release].
+//
+// No privileges are needed beyond writing to the directory, and every system on
+// which package layer compiles will do.
+package image

@@ -1,0 +1,52 @@
+package image
+
+import (
+	"io"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Progress says how far one layer of a pull is.
+type Progress struct {
+	Layer digest.Digest // of the compressed blob
+	Done  int64         // compressed bytes read; Total when the layer is in place
+	Total int64         // compressed bytes of the layer
+}
+
+// progressStep is how many bytes are between two reports of a layer.
+const progressStep = 64 << 10
+
+// reporter calls a callback from one goroutine at a time.
+type reporter struct {
+	mu   sync.Mutex
+	call func(Progress)
+}
+
+func (r *reporter) report(p Progress) {
+	if r.call == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.call(p)
+}
+
+// progressReader reports what is read of a layer, short of its last byte: that
+// the layer is whole is for its verifier to say.
+type progressReader struct {
+	r        io.Reader
+	to       *reporter
+	at       Progress
+	reported int64
+}
+
+func (p *progressReader) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.at.Done += int64(n)
+	if p.at.Done-p.reported >= progressStep && p.at.Done < p.at.Total {
+		p.reported = p.at.Done
+		p.to.report(p.at)
+	}
+	return n, err
+}
