@@ -1,0 +1,328 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/cgroup"
+)
+
+// A builder compiles a spec into a program. Its methods add steps in the order
+// in which they are called; the first error stays and the program is not run.
+type builder struct {
+	*program
+	rt     *Runtime
+	cgroup *cgroup.Cgroup
+	spec   *specs.Spec
+	err    error
+
+	root   uintptr // slot of an O_PATH descriptor of the container's root
+	made   []madeMount
+	keeper uintptr // slot of the keeper's root, while it is attached; 0: it is not
+	spare  []maskPair
+	files  []uintptr // slots of detached mounts of CreateOptions.Files
+
+	loopbackIsUp bool
+
+	// intoCgroup is the index among the descriptors of the v2 cgroup that the
+	// keeper clones the child into, or -1.
+	intoCgroup int
+}
+
+// A madeMount is one that the program made and nobody else has touched, so
+// paths below it are what the kernel or the runtime put there.
+type madeMount struct {
+	destination string
+	slot        uintptr
+}
+
+func newBuilder(rt *Runtime, spec *specs.Spec, c *cgroup.Cgroup) *builder {
+	return &builder{program: newProgram(), rt: rt, spec: spec, cgroup: c, intoCgroup: -1}
+}
+
+// container adds all that comes before the process's own part: its root, and
+// what it lives in. It returns the CLONE_NEW flags of its namespaces.
+func (b *builder) container(l *launch, link int) (created uintptr) {
+	created = b.namespaces()
+	b.stdio(l.streams.child, link)
+	b.enterCgroup()
+	b.unshare(created)
+	b.prepareFiles(l.options.Files)
+	b.prepareMasks(l.root.mount == nil)
+	b.enterRoot(l.root)
+	b.mounts()
+	b.attachFiles(l.options.Files)
+	b.sysctls(created)
+	b.masks()
+	b.oomScore(l.spec.Process)
+	if l.spec.Root != nil && l.spec.Root.Readonly {
+		b.readOnlyRoot()
+	}
+	b.leaveOldRoot()
+	b.hostname(created)
+	if created&unix.CLONE_NEWNET != 0 {
+		b.loopback()
+	}
+	b.closeDescriptors()
+	return created
+}
+
+// finish adds what the first process does on its own behalf, up to execve.
+func (b *builder) finish(p *specs.Process, c *credential, f *filter) *command {
+	b.workingDirectory(p.Cwd, true)
+	b.limits(p) // after what needs descriptors
+	b.noNewPrivileges(p)
+	b.credentials(p, c, len(f.code) > 0 && !p.NoNewPrivileges)
+	b.signals()
+	b.seccomp(f.code, f.flags)
+	return b.execute(p, c.home)
+}
+
+// room is the size of a program's memfd that holds what finish may add to what
+// is there, however long the caller waits to add it.
+func (b *builder) room(p *specs.Process, f *filter) int {
+	n := len(b.mem) + 1<<20 + 8*len(f.code) // groups alone may take a quarter of the constant
+	n += strings.Count(p.Cwd, "/") * (len(p.Cwd) + stepSize)
+	for _, s := range slices.Concat(p.Args, p.Env) {
+		n += len(s) + 16
+		if path, ok := strings.CutPrefix(s, "PATH="); ok {
+			n += strings.Count(path, ":") * (len(path) + len(p.Args[0]) + 2*stepSize)
+		}
+	}
+	return n
+}
+
+func (b *builder) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// invalid is fail with what a spec says that the runtime cannot or will not do.
+func (b *builder) invalid(sentinel error, format string, args ...any) {
+	b.fail(fmt.Errorf("spec: %s: %w", fmt.Sprintf(format, args...), sentinel))
+}
+
+// stdio puts the process's streams on 0, 1 and 2, which also takes the keeper's
+// socket away, and the link to the host on linkFD.
+func (b *builder) stdio(streams [3]int, link int) {
+	for i, fd := range streams {
+		b.add("set up standard streams", unix.SYS_DUP3, b.send(fd), uintptr(i), 0)
+	}
+	if link >= 0 {
+		b.add("set up the link to the host", unix.SYS_DUP3, b.send(link), linkFD, unix.O_CLOEXEC)
+	}
+}
+
+// enterCgroup has the keeper clone the child into its v2 cgroup, and the child
+// enter the v1 hierarchies: a process that moves itself through "tasks" does
+// not wait for an RCU grace period, as one that is moved does.
+func (b *builder) enterCgroup() {
+	files, err := b.cgroup.Join()
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	dir, err := b.cgroup.Dir()
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	zero := b.string("0")
+	for _, f := range files {
+		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, b.send(int(f.Fd())), zero, 1)
+	}
+	switch {
+	case dir == nil:
+	case haveClone3():
+		b.intoCgroup = len(b.fds)
+		b.send(int(dir.Fd()))
+	default:
+		fd, err := unix.Openat(int(dir.Fd()), "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			b.fail(os.NewSyscallError("open cgroup.procs", err))
+			return
+		}
+		procs := b.sendOwned(os.NewFile(uintptr(fd), "cgroup.procs"))
+		b.add("join cgroup "+dir.Name(), unix.SYS_WRITE, procs, zero, 1)
+	}
+}
+
+// haveClone3 probes once for clone3, Linux 5.3, which a seccomp filter around
+// the host program may hide: Docker's does. The size is one that no kernel takes.
+var haveClone3 = sync.OnceValue(func() bool {
+	_, _, errno := unix.Syscall(unix.SYS_CLONE3, 0, 0, 0)
+	return errno != unix.ENOSYS
+})
+
+// cloneFlags of namespaces by their name in a spec.
+var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
+	specs.MountNamespace:   unix.CLONE_NEWNS,
+	specs.PIDNamespace:     unix.CLONE_NEWPID,
+	specs.NetworkNamespace: unix.CLONE_NEWNET,
+	specs.UTSNamespace:     unix.CLONE_NEWUTS,
+	specs.IPCNamespace:     unix.CLONE_NEWIPC,
+	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+}
+
+// namespaces checks the spec's namespaces and returns the flags of the new
+// ones.
+func (b *builder) namespaces() (created uintptr) {
+	for _, ns := range b.spec.Linux.Namespaces {
+		flag, ok := cloneFlags[ns.Type]
+		switch {
+		case !ok:
+			b.invalid(errdefs.ErrNotImplemented, "%s namespace", ns.Type)
+		case ns.Path != "":
+			b.invalid(errdefs.ErrNotImplemented, "joining the %s namespace %s", ns.Type, ns.Path)
+		case created&flag != 0:
+			b.invalid(errdefs.ErrInvalidArgument, "two %s namespaces", ns.Type)
+		}
+		created |= flag
+	}
+	for _, must := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace} {
+		if created&cloneFlags[must] == 0 {
+			b.invalid(errdefs.ErrNotImplemented, "no %s namespace of its own", must)
+		}
+	}
+	return created
+}
+
+// unshare makes the new namespaces but for that of pids, which a clone makes.
+// The keeper leaves it to the child so that containers start in parallel.
+func (b *builder) unshare(created uintptr) {
+	b.add("new session", unix.SYS_SETSID)
+	b.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).orSkip(anyErrno, 0)
+	b.add("unshare namespaces", unix.SYS_UNSHARE, b.enterNetwork(created))
+}
+
+func (b *builder) makePrivate() {
+	empty := b.string("")
+	b.add("make mounts private", unix.SYS_MOUNT, empty, b.string("/"), empty, unix.MS_REC|unix.MS_PRIVATE, 0)
+}
+
+// enterRoot makes the root the one of the mount namespace. What was there
+// before lies on top of it, out of the way of paths, until leaveOldRoot.
+func (b *builder) enterRoot(r *root) {
+	if r.mount != nil {
+		fd := b.send(int(r.mount.Fd()))
+		b.root = b.words(uint64(fd))
+		b.add("attach the root", unix.SYS_MOVE_MOUNT, fd, b.string(""), atCwd, b.string("/"), unix.MOVE_MOUNT_F_EMPTY_PATH)
+	} else {
+		b.root = b.mountOverlayByProgram(r.overlay)
+	}
+	dot := b.string(".")
+	b.add("enter the root", unix.SYS_FCHDIR, b.root).with(flagArg0)
+	b.add("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
+	b.add("enter /", unix.SYS_CHDIR, b.string("/"))
+}
+
+func (b *builder) leaveOldRoot() {
+	b.add("detach the old root", unix.SYS_UMOUNT2, b.string("."), unix.MNT_DETACH)
+}
+
+// hostname sets the names of the uts namespace, which must not be the host's.
+func (b *builder) hostname(created uintptr) {
+	if created&unix.CLONE_NEWUTS == 0 && (b.spec.Hostname != "" || b.spec.Domainname != "") {
+		b.invalid(errdefs.ErrInvalidArgument, "a host or domain name without a uts namespace of its own")
+		return
+	}
+	if h := b.spec.Hostname; h != "" {
+		b.add("set hostname "+h, unix.SYS_SETHOSTNAME, b.string(h), uintptr(len(h)))
+	}
+	if d := b.spec.Domainname; d != "" {
+		b.add("set domain name "+d, unix.SYS_SETDOMAINNAME, b.string(d), uintptr(len(d)))
+	}
+}
+
+// sysctls writes kernel parameters of the container's own namespaces, through
+// the procfs that the program has just mounted.
+func (b *builder) sysctls(created uintptr) {
+	for name, value := range b.spec.Linux.Sysctl {
+		if !namespacedSysctl(name, created) {
+			b.invalid(errdefs.ErrInvalidArgument, "sysctl %s does not belong to a namespace of the container", name)
+			continue
+		}
+		dir, rel, ok := b.below("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		if !ok {
+			b.invalid(errdefs.ErrInvalidArgument, "sysctl %s without a proc mount", name)
+			continue
+		}
+		what := "set sysctl " + name
+		fd := b.openSafe(what, dir, rel, unix.O_WRONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
+		b.add(what, unix.SYS_WRITE, fd, b.string(value), uintptr(len(value))).with(flagArg0)
+	}
+}
+
+// namespacedSysctl tells whether a parameter is one of the namespaces created.
+// The list is that of Docker and runc: network parameters, System V and POSIX
+// message queues, and the domain name.
+func namespacedSysctl(name string, created uintptr) bool {
+	switch {
+	case strings.Contains(name, "/"):
+		return false
+	case strings.HasPrefix(name, "net."):
+		return created&unix.CLONE_NEWNET != 0
+	case strings.HasPrefix(name, "fs.mqueue."):
+		return created&unix.CLONE_NEWIPC != 0
+	case name == "kernel.domainname":
+		return created&unix.CLONE_NEWUTS != 0
+	}
+	switch name {
+	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
+		"kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
+		return created&unix.CLONE_NEWIPC != 0
+	}
+	return false
+}
+
+// openSafe adds an openat2 relative to a slot and returns the slot of its result.
+func (b *builder) openSafe(what string, dir uintptr, name string, flags, resolve uint64) uintptr {
+	fd := b.slot()
+	how := b.words(flags|unix.O_CLOEXEC, 0, resolve) // struct open_how
+	b.add(what, unix.SYS_OPENAT2, dir, b.string(name), how, unix.SizeofOpenHow).into(fd).with(flagArg0)
+	return fd
+}
+
+// below finds the made mount that an absolute path lies in, and the path
+// relative to it. The last one wins, as it covers those before it.
+func (b *builder) below(p string) (slot uintptr, rel string, ok bool) {
+	for i := len(b.made) - 1; i >= 0; i-- {
+		if rel, ok := strings.CutPrefix(p, b.made[i].destination+"/"); ok {
+			return b.made[i].slot, rel, true
+		}
+	}
+	return 0, "", false
+}
+
+// closeDescriptors leaves 0 to 2 and the link, which execve closes.
+func (b *builder) closeDescriptors() {
+	b.add("close descriptors", unix.SYS_CLOSE_RANGE, linkFD+1, 0xffffffff, 0)
+}
+
+// barrier has the child tell the host that it has come this far, and wait.
+func (b *builder) barrier() {
+	buffer := b.slot()
+	b.add("report to the host", unix.SYS_WRITE, linkFD, buffer, 1)
+	b.add("wait for the host", unix.SYS_READ, linkFD, buffer, 1).with(flagEOF)
+}
+
+// noNewPrivileges keeps execve from granting privileges, if the process asks.
+func (b *builder) noNewPrivileges(p *specs.Process) {
+	if p.NoNewPrivileges {
+		b.add("set no_new_privs", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	}
+}
+
+// cleanAbs is path.Clean for a path that has to be absolute.
+func cleanAbs(p string) (string, bool) {
+	return path.Clean(p), strings.HasPrefix(p, "/")
+}

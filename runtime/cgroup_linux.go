@@ -1,0 +1,234 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/cgroup"
+)
+
+// cgroups makes and removes those of a Runtime's containers. Making one and
+// removing it costs half as much as starting a process, so a few are made
+// ahead, and removal does not keep a caller waiting.
+type cgroups struct {
+	host   *cgroup.Host
+	parent *cgroup.Parent
+	path   string
+
+	mu     sync.Mutex
+	next   int
+	rules  []specs.LinuxDeviceCgroup // of the last container: spares get them
+	spare  []*cgroup.Cgroup
+	making bool
+	closed bool
+	work   sync.WaitGroup // goroutines that make and remove
+}
+
+// sparesAhead is how many cgroups, and mounts of a kind, wait for a container.
+const sparesAhead = 4
+
+func openCgroups(path string) (*cgroups, error) {
+	host, err := cgroup.Detect()
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	return &cgroups{host: host, path: path}, nil
+}
+
+// take returns a cgroup for a container with the limits and rules of r: at
+// path, or if that is empty one of our own naming.
+func (g *cgroups) take(path string, r *specs.LinuxResources) (*cgroup.Cgroup, error) {
+	c, err := g.get(path, r)
+	if err != nil {
+		return nil, needsRoot(err)
+	}
+	if r != nil {
+		if err := c.Set(r); err != nil {
+			g.remove(c)
+			return nil, err
+		}
+		if len(r.HugepageLimits)+len(r.Rdma) > 0 || r.Network != nil {
+			c.Release() // Set may have used more hierarchies than those prepared
+		}
+	}
+	return c, nil
+}
+
+func (g *cgroups) get(path string, r *specs.LinuxResources) (*cgroup.Cgroup, error) {
+	if path != "" {
+		if strings.Contains(path, ":") {
+			return nil, fmt.Errorf("cgroup path %q: systemd's form is not supported: %w", path, errdefs.ErrNotImplemented)
+		}
+		return g.host.New(path)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, errClosed
+	}
+	if r != nil {
+		g.rules = r.Devices
+	}
+	if n := len(g.spare); n > 0 {
+		c := g.spare[n-1]
+		g.spare = g.spare[:n-1]
+		return c, nil
+	}
+	return g.make()
+}
+
+// make makes a cgroup; g.mu is held.
+func (g *cgroups) make() (*cgroup.Cgroup, error) {
+	if g.parent == nil {
+		p, err := g.host.Parent(g.path)
+		if err != nil {
+			return nil, err
+		}
+		g.parent = p
+	}
+	g.next++
+	return g.parent.New(strconv.Itoa(g.next))
+}
+
+// refill makes spares in the background, ready to be entered. It is called when
+// a container is on its way, so as not to compete with it. An error is no
+// matter here: the next take meets it.
+func (g *cgroups) refill() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.making || g.closed || g.parent == nil {
+		return
+	}
+	g.making = true
+	g.work.Go(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for len(g.spare) < sparesAhead && !g.closed {
+			c, err := g.make()
+			if err != nil {
+				break
+			}
+			rules := g.rules
+			g.mu.Unlock()
+			c.Set(&specs.LinuxResources{Devices: rules}) // the same again is free
+			c.Join()
+			c.Dir()
+			c.Tree()
+			g.mu.Lock()
+			g.spare = append(g.spare, c)
+		}
+		g.making = false
+	})
+}
+
+// remove removes the cgroup of a container that is gone.
+func (g *cgroups) remove(c *cgroup.Cgroup) {
+	c.Release()
+	remove := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if c.Remove(ctx) != nil { // something lives in it still
+			c.Kill(context.Background())
+			c.Remove(context.Background())
+		}
+	}
+	g.mu.Lock()
+	closed := g.closed
+	if !closed {
+		g.work.Go(remove)
+	}
+	g.mu.Unlock()
+	if closed {
+		remove()
+	}
+}
+
+// close removes all that is left. The Runtime's processes are gone.
+func (g *cgroups) close() error {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.work.Wait()
+	for _, c := range g.spare {
+		c.Close()
+	}
+	g.spare = nil
+	if g.parent == nil {
+		return nil
+	}
+	return errors.Join(g.parent.Close(), g.host.RemoveAll(context.Background(), g.path), g.host.Prune(path.Dir(g.path)))
+}
+
+// cgroupTree is Cgroup.Tree; a test replaces it, to compare with bindCgroups.
+var cgroupTree = (*cgroup.Cgroup).Tree
+
+// mountCgroup shows the container its own cgroup.
+func (b *builder) mountCgroup(destination string, attrs uint64) {
+	what := "mount cgroup on " + destination
+	if b.rt.cgroups.host.Mode() == cgroup.Unified {
+		slot := b.childMount(what, "cgroup2", attrs, nil)
+		b.attach(what, slot, destination)
+		b.made = append(b.made, madeMount{destination, slot})
+		return
+	}
+	tree, err := cgroupTree(b.cgroup)
+	if errdefs.IsNotImplemented(err) {
+		b.bindCgroups(what, destination)
+		return
+	}
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	slot := b.words(uint64(b.send(int(tree.Fd()))))
+	b.attach(what, slot, destination)
+	b.made = append(b.made, madeMount{destination, slot})
+}
+
+// bindCgroups is mountCgroup on a v1 or hybrid host whose kernel does not mount
+// on detached mounts: hierarchy by hierarchy.
+func (b *builder) bindCgroups(what, destination string) {
+	binds, err := b.cgroup.Binds()
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	m, err := newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, "mode", "755")
+	if err != nil {
+		b.fail(fmt.Errorf("%s: %w", what, err))
+		return
+	}
+	view := b.words(uint64(b.sendOwned(m)))
+	b.attach(what, view, destination)
+	empty := b.string("")
+	attr := b.words(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, 0, 0, 0)
+	for _, bind := range binds {
+		err := unix.Mkdirat(int(m.Fd()), bind.Name, 0o755)
+		for _, l := range bind.Links {
+			err = errors.Join(err, unix.Symlinkat(bind.Name, int(m.Fd()), l))
+		}
+		var fd int
+		if err == nil {
+			fd, err = unix.OpenTree(int(bind.Dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+		}
+		if err != nil {
+			b.fail(fmt.Errorf("%s: %s: %w", what, bind.Name, err))
+			return
+		}
+		tree := b.sendOwned(os.NewFile(uintptr(fd), bind.Name))
+		b.add(what+"/"+bind.Name, unix.SYS_MOVE_MOUNT, tree, empty, view, b.string(bind.Name), unix.MOVE_MOUNT_F_EMPTY_PATH).with(flagArg2)
+	}
+	b.add(what, unix.SYS_MOUNT_SETATTR, view, empty, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr, sizeofMountAttr).with(flagArg0)
+	b.made = append(b.made, madeMount{destination, view})
+}

@@ -1,0 +1,339 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// mountAttrs are the options of a mount that MOUNT_ATTR_ bits stand for; false
+// clears.
+var mountAttrs = map[string]struct {
+	bit uint64
+	set bool
+}{
+	"ro": {unix.MOUNT_ATTR_RDONLY, true}, "rw": {unix.MOUNT_ATTR_RDONLY, false},
+	"nosuid": {unix.MOUNT_ATTR_NOSUID, true}, "suid": {unix.MOUNT_ATTR_NOSUID, false},
+	"nodev": {unix.MOUNT_ATTR_NODEV, true}, "dev": {unix.MOUNT_ATTR_NODEV, false},
+	"noexec": {unix.MOUNT_ATTR_NOEXEC, true}, "exec": {unix.MOUNT_ATTR_NOEXEC, false},
+	"nodiratime": {unix.MOUNT_ATTR_NODIRATIME, true}, "diratime": {unix.MOUNT_ATTR_NODIRATIME, false},
+	"nosymfollow": {unix.MOUNT_ATTR_NOSYMFOLLOW, true}, "symfollow": {unix.MOUNT_ATTR_NOSYMFOLLOW, false},
+	"relatime": {0, true}, "norelatime": {0, true}, "defaults": {0, true},
+	"noatime": {unix.MOUNT_ATTR_NOATIME, true}, "strictatime": {unix.MOUNT_ATTR_STRICTATIME, true},
+	// Every devpts mount is a new instance since Linux 4.7, commit eedf265aa003.
+	"newinstance": {0, true},
+}
+
+// splitOptions divides a mount's options into attributes and the filesystem's
+// own, the latter as keys and values.
+func splitOptions(options []string) (attrs uint64, data []string) {
+	for _, option := range options {
+		if a, ok := mountAttrs[option]; ok {
+			if a.set {
+				attrs |= a.bit
+			} else {
+				attrs &^= a.bit
+			}
+			continue
+		}
+		key, value, _ := strings.Cut(option, "=")
+		data = append(data, key, value)
+	}
+	return attrs, data
+}
+
+// mounts attaches what the spec lists, in its order.
+func (b *builder) mounts() {
+	for i := range b.spec.Mounts {
+		if b.err == nil {
+			b.mount(&b.spec.Mounts[i])
+		}
+	}
+}
+
+func (b *builder) mount(m *specs.Mount) {
+	destination, ok := cleanAbs(m.Destination)
+	if !ok || destination == "/" {
+		b.invalid(errdefs.ErrInvalidArgument, "mount destination %q", m.Destination)
+		return
+	}
+	what := fmt.Sprintf("mount %s on %s", m.Type, destination)
+	attrs, data := splitOptions(m.Options)
+	if m.Source != "" {
+		data = append(data, "source", m.Source) // what the mount table shows
+	}
+	switch m.Type {
+	case "proc", "sysfs", "mqueue": // these belong to the namespaces of whoever makes them
+		slot := b.childMount(what, m.Type, attrs, data)
+		b.attach(what, slot, destination)
+		b.made = append(b.made, madeMount{destination, slot})
+	case "tmpfs", "devpts":
+		b.hostMount(what, destination, m.Type, attrs, data)
+	case "cgroup", "cgroup2":
+		b.mountCgroup(destination, attrs)
+	default:
+		b.invalid(errdefs.ErrNotImplemented, "mount of type %q on %s", m.Type, destination)
+	}
+}
+
+// childMount has the child make a filesystem and a detached mount of it.
+func (b *builder) childMount(what, fstype string, attrs uint64, data []string) (slot uintptr) {
+	context, slot := b.slot(), b.slot()
+	b.add(what, unix.SYS_FSOPEN, b.string(fstype), unix.FSOPEN_CLOEXEC).into(context)
+	for i := 0; i < len(data); i += 2 {
+		command, value := uintptr(unix.FSCONFIG_SET_FLAG), uintptr(0)
+		if data[i+1] != "" {
+			command, value = unix.FSCONFIG_SET_STRING, b.string(data[i+1])
+		}
+		b.add(what+": option "+data[i], unix.SYS_FSCONFIG, context, command, b.string(data[i]), value, 0).with(flagArg0)
+	}
+	b.add(what, unix.SYS_FSCONFIG, context, unix.FSCONFIG_CMD_CREATE, 0, 0, 0).with(flagArg0)
+	b.add(what, unix.SYS_FSMOUNT, context, unix.FSMOUNT_CLOEXEC, uintptr(attrs)).with(flagArg0).into(slot)
+	return slot
+}
+
+// hostMount attaches a filesystem that belongs to no namespace, made by the
+// host here and now or ahead.
+func (b *builder) hostMount(what, destination, fstype string, attrs uint64, data []string) {
+	recipe := mountRecipe{destination, fstype, attrs, data, nil, nil}
+	if destination == "/dev" {
+		recipe.devices = b.spec.Linux.Devices
+	}
+	for i := range b.spec.Mounts { // what will be mounted in it
+		if rel, ok := strings.CutPrefix(path.Clean(b.spec.Mounts[i].Destination), destination+"/"); ok {
+			recipe.dirs = append(recipe.dirs, rel)
+		}
+	}
+	f, err := b.rt.spares.take(recipe.key(), recipe.make)
+	if err != nil {
+		b.fail(fmt.Errorf("%s: %w", what, needsRoot(err)))
+		return
+	}
+	slot := b.words(uint64(b.sendOwned(f)))
+	b.attach(what, slot, destination)
+	b.made = append(b.made, madeMount{destination, slot})
+}
+
+// A mountRecipe is all that a mount made by the host is made of.
+type mountRecipe struct {
+	destination, fstype string
+	attrs               uint64
+	data                []string
+	dirs                []string // mount points in it
+	devices             []specs.LinuxDevice
+}
+
+func (r *mountRecipe) key() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %x %q %q", r.destination, r.fstype, r.attrs, r.data, r.dirs)
+	for i := range r.devices {
+		d := &r.devices[i]
+		fmt.Fprintf(&b, " %s %q %d:%d", d.Type, d.Path, d.Major, d.Minor)
+		if d.FileMode != nil {
+			fmt.Fprintf(&b, " mode %o", *d.FileMode)
+		}
+		if d.UID != nil {
+			fmt.Fprintf(&b, " uid %d", *d.UID)
+		}
+		if d.GID != nil {
+			fmt.Fprintf(&b, " gid %d", *d.GID)
+		}
+	}
+	return b.String()
+}
+
+func (r *mountRecipe) make() (*os.File, error) {
+	f, err := newMount(r.fstype, int(r.attrs), r.data...)
+	if err != nil {
+		return nil, err
+	}
+	if r.destination == "/dev" {
+		err = populateDev(f, r.devices)
+	}
+	for _, dir := range r.dirs {
+		if err == nil {
+			err = mkdirAllAt(int(f.Fd()), dir)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// mkdirAllAt makes a directory and its parents in a filesystem that is the
+// runtime's own still.
+func mkdirAllAt(dir int, rel string) error {
+	for i := range len(rel) + 1 {
+		if i == len(rel) || rel[i] == '/' {
+			if err := unix.Mkdirat(dir, rel[:i], 0o755); err != nil && err != unix.EEXIST {
+				return os.NewSyscallError("mkdirat", err)
+			}
+		}
+	}
+	return nil
+}
+
+// attach moves a detached mount, in a slot, to its destination. No link is
+// followed in the last component of a path, nor anywhere in one below a mount
+// that the program made; so /proc being a link in the image is an error, not a
+// procfs somewhere else.
+func (b *builder) attach(what string, mount uintptr, destination string) {
+	empty := b.string("")
+	move := func(dir uintptr, name string, flags uint64) {
+		b.add(what, unix.SYS_MOVE_MOUNT, mount, empty, dir, b.string(name), unix.MOVE_MOUNT_F_EMPTY_PATH).
+			with(flagArg0 | flags)
+	}
+	if dir, rel, ok := b.below(destination); ok {
+		move(dir, rel, flagArg2)
+		return
+	}
+	dir, name := path.Split(destination)
+	parent := b.makeParents(what, strings.Trim(dir, "/"))
+	b.add(what, unix.SYS_MKDIRAT, parent, b.string(name), 0o755).with(flagArg0).orSkip(anyErrno, 0)
+	move(parent, name, flagArg2)
+}
+
+// makeParents makes the directories of a path in the root that are missing,
+// and returns the slot of the last one. Links are followed inside the root;
+// magic links, which lead out through descriptors, are not.
+func (b *builder) makeParents(what, dir string) uintptr {
+	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
+	parent := b.root
+	if dir == "" {
+		return parent
+	}
+	prefix := ""
+	for name := range strings.SplitSeq(dir, "/") {
+		b.add(what, unix.SYS_MKDIRAT, parent, b.string(name), 0o755).with(flagArg0).orSkip(anyErrno, 0)
+		prefix = path.Join(prefix, name)
+		parent = b.openSafe(what, b.root, prefix, unix.O_PATH|unix.O_DIRECTORY, resolve)
+	}
+	return parent
+}
+
+// cloneTree has the child make a detached copy of a mount, or of a directory or
+// file in one.
+func (b *builder) cloneTree(what string, dir uintptr, name string, flags uint64) (slot uintptr) {
+	slot = b.slot()
+	b.add(what, unix.SYS_OPEN_TREE, dir, b.string(name), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).with(flags).into(slot)
+	return slot
+}
+
+// A maskPair are the slots of two detached mounts that mask one path: whether
+// it is a file or a directory shows only when one is mounted on it.
+type maskPair struct{ file, dir uintptr }
+
+// prepareMasks makes the keeper's root, which has what paths are masked with,
+// available to mask. If the child is about to leave the keeper's mounts behind,
+// copies are made now.
+func (b *builder) prepareMasks(leaving bool) {
+	if !leaving {
+		b.keeper = b.slot()
+		b.add("hold the keeper's root", unix.SYS_OPENAT, atCwd, b.string("/"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).into(b.keeper)
+		return
+	}
+	for range b.spec.Linux.MaskedPaths {
+		b.spare = append(b.spare, maskPair{
+			b.cloneTree("copy the mask of a file", atCwd, "/"+maskFile, 0),
+			b.cloneTree("copy the mask of a directory", atCwd, "/"+maskDir, 0)})
+	}
+}
+
+// masks covers the masked paths and makes the read-only ones so. A path that is
+// not there needs neither.
+func (b *builder) masks() {
+	for i, p := range b.spec.Linux.MaskedPaths {
+		p, ok := cleanAbs(p)
+		if !ok {
+			b.invalid(errdefs.ErrInvalidArgument, "masked path %q", p)
+			return
+		}
+		if b.keeper == 0 {
+			b.maskWith(p, b.spare[i])
+		} else {
+			b.mask(p)
+		}
+	}
+	for _, p := range b.spec.Linux.ReadonlyPaths {
+		p, ok := cleanAbs(p)
+		if !ok {
+			b.invalid(errdefs.ErrInvalidArgument, "read-only path %q", p)
+			return
+		}
+		b.readOnly(p)
+	}
+}
+
+// place is where a path is: below a mount that the program made, or the root.
+func (b *builder) place(p string) (dir uintptr, rel string) {
+	if dir, rel, ok := b.below(p); ok {
+		return dir, rel
+	}
+	return b.root, strings.TrimPrefix(p, "/")
+}
+
+// mask covers one path, trying first what the host's own procfs and sysfs
+// suggest. Success, and a path that is not there, skip the second try; EINVAL
+// (a directory on a file, or the reverse) leads to it.
+func (b *builder) mask(p string) {
+	dir, rel := b.place(p)
+	what, name, empty := "mask "+p, b.string(rel), b.string("")
+	order := []string{maskFile, maskDir}
+	var st unix.Stat_t
+	switch err := unix.Lstat(p, &st); {
+	case err != nil: // most likely not there either: one call tells
+		b.add(what, unix.SYS_FACCESSAT, dir, name, 0).with(flagArg0).orSkip(unix.ENOENT, 4)
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		order = []string{maskDir, maskFile}
+	}
+	first, second := b.slot(), b.slot()
+	clone := func(which int, to uintptr) {
+		b.add(what, unix.SYS_OPEN_TREE, b.keeper, b.string(order[which]), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).with(flagArg0).into(to)
+	}
+	move := func(from uintptr) *step {
+		return b.add(what, unix.SYS_MOVE_MOUNT, from, empty, dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH).with(flagArg0 | flagArg2)
+	}
+	clone(0, first)
+	move(first).thenSkip(2).orSkip(unix.ENOENT, 2).or(unix.EINVAL)
+	clone(1, second)
+	move(second)
+}
+
+// maskWith is mask with copies that are there already.
+func (b *builder) maskWith(p string, with maskPair) {
+	dir, rel := b.place(p)
+	what, name, empty := "mask "+p, b.string(rel), b.string("")
+	move := func(from uintptr) *step {
+		return b.add(what, unix.SYS_MOVE_MOUNT, from, empty, dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH).with(flagArg0 | flagArg2)
+	}
+	move(with.file).thenSkip(1).orSkip(unix.ENOENT, 1).or(unix.EINVAL)
+	move(with.dir)
+}
+
+func (b *builder) readOnly(p string) {
+	what := "make " + p + " read-only"
+	copied := b.slot()
+	dir, rel := b.place(p)
+	attr := b.words(unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, 0, 0, 0)
+	empty, name := b.string(""), b.string(rel)
+	b.add(what, unix.SYS_OPEN_TREE, dir, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW).
+		with(flagArg0).into(copied).orSkip(unix.ENOENT, 2)
+	b.add(what, unix.SYS_MOUNT_SETATTR, copied, empty, unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr, sizeofMountAttr).with(flagArg0)
+	b.add(what, unix.SYS_MOVE_MOUNT, copied, empty, dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH).with(flagArg0 | flagArg2)
+}
+
+// readOnlyRoot comes after everything that makes mount points.
+func (b *builder) readOnlyRoot() {
+	attr := b.words(unix.MOUNT_ATTR_RDONLY, 0, 0, 0)
+	b.add("make the root read-only", unix.SYS_MOUNT_SETATTR, b.root, b.string(""), unix.AT_EMPTY_PATH, attr, sizeofMountAttr).with(flagArg0)
+}
+
+// sizeofMountAttr is MOUNT_ATTR_SIZE_VER0, of struct mount_attr.
+const sizeofMountAttr = 32

@@ -1,0 +1,214 @@
+// Package runtime is an OCI runtime inside the calling process: a
+// specs.Spec goes in, a process in its own namespaces comes out. There is no
+// helper binary, and nothing that main must call first.
+//
+// # Model
+//
+// A Runtime owns one keeper, a process of two pages that is pid 1 of a pid
+// namespace in which all containers of the Runtime are nested. A container's
+// spec is compiled into a program: a flat list of system calls with the memory
+// that they point to, in a memfd. The keeper clones a child, the child maps
+// the program and runs it, and its last call is execve. When a call fails, the
+// error names it (see StepError).
+//
+// # Lifecycle
+//
+// Create makes the container's process and everything that it lives in, and
+// stops before the user's program is executed; Container.Start executes it;
+// Container.Wait gives its exit status; Container.Delete kills what is left
+// and frees what the container had. Start, the function, is Create and
+// Container.Start in one, and faster.
+//
+// Containers live with the Runtime: when it is closed, or when the calling
+// process ends in whatever way (kill -9 included), the keeper ends, and the
+// kernel kills all that lives in its pid namespace. No mount is ever attached
+// to the caller's mount namespace, so none is left behind. Cgroups are; the
+// next Open with the same Options.Dir removes those of processes that are gone.
+//
+// # Privileges
+//
+// The calling process needs CAP_SYS_ADMIN and the rest of root's usual
+// capabilities in the initial user namespace. Linux 5.14 or newer.
+//
+// All methods may be called by several goroutines at once.
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Options are those of Open. The zero value is right.
+type Options struct {
+	// Dir holds the Runtime's lock file. An Open of the same Dir removes the
+	// cgroups of Runtimes whose process is gone. Empty: /run/inboard/runtime,
+	// or for an ordinary user inboard/runtime in XDG_RUNTIME_DIR.
+	Dir string
+
+	// CgroupParent is the path below the root of each cgroup hierarchy under
+	// which containers whose spec names no cgroupsPath get their cgroup.
+	// Empty: "inboard".
+	CgroupParent string
+}
+
+// CreateOptions say what a runtime-spec cannot. The zero value runs the
+// process of the spec on the rootfs of the spec with no input and its output
+// discarded.
+type CreateOptions struct {
+	// ID names the container in errors. Empty: a random one.
+	ID string
+
+	// Rootfs replaces spec.Root.Path.
+	Rootfs Rootfs
+
+	// Files are put into the container from memory, over what the rootfs has
+	// at their paths. They live as long as the container and are writable in it.
+	Files []File
+
+	// Process options of the container's first process.
+	ProcessOptions
+}
+
+// ProcessOptions are those of any process, the container's first or an exec'd one.
+type ProcessOptions struct {
+	// User, when set, is looked up in the container's /etc/passwd and
+	// /etc/group and replaces Process.User: a name or number, then optionally
+	// ":" and a group's name or number. Supplementary groups are those that
+	// /etc/group gives the user, or none if a group is named. HOME is set from
+	// passwd where the environment has none.
+	User string
+
+	// Stdin is read until it ends and copied to the process. An *os.File is
+	// handed over as it is. Nil: /dev/null. Wait does not wait for a Reader
+	// that never ends.
+	Stdin io.Reader
+
+	// Stdout and Stderr get what the process writes. An *os.File is handed
+	// over as it is. Nil: /dev/null. If both are the same comparable value,
+	// at most one goroutine at a time calls Write.
+	Stdout, Stderr io.Writer
+
+	// WaitDelay bounds the time that Wait waits, after the process has
+	// ended, for output that its descendants hold open. Zero: no bound.
+	WaitDelay time.Duration
+}
+
+// Rootfs is where a container's root directory comes from. At most one field is set.
+type Rootfs struct {
+	// Path is a directory on the host, or:
+	Path string
+	// Overlay is put together from layers, or:
+	Overlay *Overlay
+	// Mount is a detached mount, as from Overlay.Mount. Create and Start take
+	// it over and close it, also when they fail.
+	Mount *os.File
+}
+
+// Overlay describes an overlayfs whose top is one container's writable layer.
+type Overlay struct {
+	// Lower are the read-only layers, topmost first; at least one.
+	Lower []Lower
+	// Upper and Work are directories on one filesystem. Both empty: the root
+	// is read-only.
+	Upper, Work string
+	// Volatile leaves out every sync: for a writable layer that is worth
+	// nothing once its container is gone.
+	Volatile bool
+}
+
+// Lower is one read-only layer: a directory on the host by its path, or a
+// descriptor of one (a detached mount, or a directory). The caller keeps File
+// open until Create or Start has returned.
+type Lower struct {
+	Path string
+	File *os.File
+}
+
+// File is a file that a container gets from memory.
+type File struct {
+	Path     string // absolute, in the container; made where it is missing
+	Data     []byte
+	Mode     os.FileMode // permission bits; zero: 0644
+	UID, GID uint32
+	ReadOnly bool
+}
+
+// Status is how a process ended. The zero value says that nothing is known.
+type Status struct {
+	// Code is the exit code, or 128+Signal for a process that a signal ended.
+	Code int
+	// Signal is the signal that ended the process, or 0.
+	Signal syscall.Signal
+	// OOMKilled tells that the kernel killed a process of the container
+	// because the container was at its memory limit.
+	OOMKilled bool
+	// Known is false when the process is gone and nobody saw its status: its
+	// Runtime was killed. The other fields are then zero.
+	Known bool
+}
+
+// String gives the status as a shell user would: "exit status 1",
+// "signal: killed (out of memory)", "unknown".
+func (s Status) String() string {
+	var text string
+	switch {
+	case !s.Known:
+		return "unknown"
+	case s.Signal != 0:
+		text = "signal: " + s.Signal.String()
+	default:
+		text = fmt.Sprintf("exit status %d", s.Code)
+	}
+	if s.OOMKilled {
+		text += " (out of memory)"
+	}
+	return text
+}
+
+// StepError tells which call of a container's program failed.
+type StepError struct {
+	// Step is what the call was for, as "mount proc on /proc".
+	Step string
+	Err  error // a syscall.Errno
+}
+
+func (e *StepError) Error() string { return e.Step + ": " + e.Err.Error() }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// CommandError tells that a process's program could not be executed. It comes
+// from Container.Start, Start and Exec.
+type CommandError struct {
+	// Path is the first argument of the process.
+	Path string
+	// Code is what a shell gives: 127 for a command that was not found, 126
+	// for one that cannot be executed.
+	Code int
+	Err  error
+}
+
+func (e *CommandError) Error() string { return fmt.Sprintf("exec %q: %v", e.Path, e.Err) }
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// Create is Runtime.Create of Default.
+func Create(ctx context.Context, spec *specs.Spec, o CreateOptions) (*Container, error) {
+	r, err := Default()
+	if err != nil {
+		return nil, err
+	}
+	return r.Create(ctx, spec, o)
+}
+
+// Start is Runtime.Start of Default.
+func Start(ctx context.Context, spec *specs.Spec, o CreateOptions) (*Container, error) {
+	r, err := Default()
+	if err != nil {
+		return nil, err
+	}
+	return r.Start(ctx, spec, o)
+}

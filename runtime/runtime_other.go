@@ -1,0 +1,84 @@
+//go:build !linux
+
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+var errNoLinux = fmt.Errorf("containers need Linux: %w", errdefs.ErrNotImplemented)
+
+// A Runtime starts containers, on Linux.
+type Runtime struct{ none struct{} }
+
+// Open is errdefs.ErrNotImplemented on this system.
+func Open(Options) (*Runtime, error) { return nil, errNoLinux }
+
+// Default is errdefs.ErrNotImplemented on this system.
+func Default() (*Runtime, error) { return nil, errNoLinux }
+
+// Close does nothing on this system.
+func (r *Runtime) Close() error { return nil }
+
+// Create is errdefs.ErrNotImplemented on this system.
+func (r *Runtime) Create(context.Context, *specs.Spec, CreateOptions) (*Container, error) {
+	return nil, errNoLinux
+}
+
+// Start is errdefs.ErrNotImplemented on this system.
+func (r *Runtime) Start(context.Context, *specs.Spec, CreateOptions) (*Container, error) {
+	return nil, errNoLinux
+}
+
+// A Container is one on Linux.
+type Container struct{ none struct{} }
+
+// ID is empty on this system.
+func (c *Container) ID() string { return "" }
+
+// Pid is 0 on this system.
+func (c *Container) Pid() int { return 0 }
+
+// CgroupPath is empty on this system.
+func (c *Container) CgroupPath() string { return "" }
+
+// Start is errdefs.ErrNotImplemented on this system.
+func (c *Container) Start(context.Context) error { return errNoLinux }
+
+// Wait is errdefs.ErrNotImplemented on this system.
+func (c *Container) Wait(context.Context) (Status, error) { return Status{}, errNoLinux }
+
+// Signal is errdefs.ErrNotImplemented on this system.
+func (c *Container) Signal(context.Context, syscall.Signal) error { return errNoLinux }
+
+// Exec is errdefs.ErrNotImplemented on this system.
+func (c *Container) Exec(context.Context, *specs.Process, ProcessOptions) (*Process, error) {
+	return nil, errNoLinux
+}
+
+// Delete is errdefs.ErrNotImplemented on this system.
+func (c *Container) Delete(context.Context) error { return errNoLinux }
+
+// A Process is one in a container, on Linux.
+type Process struct{ none struct{} }
+
+// Pid is 0 on this system.
+func (p *Process) Pid() int { return 0 }
+
+// Wait is errdefs.ErrNotImplemented on this system.
+func (p *Process) Wait(context.Context) (Status, error) { return Status{}, errNoLinux }
+
+// Signal is errdefs.ErrNotImplemented on this system.
+func (p *Process) Signal(context.Context, syscall.Signal) error { return errNoLinux }
+
+// DefaultSeccomp is errdefs.ErrNotImplemented on this system.
+func DefaultSeccomp([]string) (*specs.LinuxSeccomp, error) { return nil, errNoLinux }
+
+// Mount is errdefs.ErrNotImplemented on this system.
+func (o *Overlay) Mount() (*os.File, error) { return nil, errNoLinux }

@@ -1,0 +1,173 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// streams connect a process's standard streams with the caller's.
+type streams struct {
+	child  [3]int     // descriptors for the process
+	theirs []*os.File // the process's ends of pipes, closed once it has them
+	input  *os.File   // our end of its standard input, or nil
+	output []*os.File // our ends of its outputs
+	copies sync.WaitGroup
+	mu     sync.Mutex
+	err    error // the first that a copy met
+}
+
+// openStreams makes the pipes. null is a descriptor of the null device.
+func openStreams(o *ProcessOptions, null *os.File) (*streams, error) {
+	s := &streams{}
+	var err error
+	if s.child[0], err = s.reader(o.Stdin, null); err != nil {
+		s.close()
+		return nil, err
+	}
+	if s.child[1], err = s.writer(o.Stdout, null); err != nil {
+		s.close()
+		return nil, err
+	}
+	if o.Stderr != nil && sameWriter(o.Stdout, o.Stderr) {
+		s.child[2] = s.child[1]
+		return s, nil
+	}
+	if s.child[2], err = s.writer(o.Stderr, null); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// sameWriter compares two writers; those of a type that does not compare differ.
+func sameWriter(a, b io.Writer) bool {
+	defer func() { _ = recover() }()
+	return a == b
+}
+
+func (s *streams) reader(r io.Reader, null *os.File) (int, error) {
+	switch r := r.(type) {
+	case nil:
+		return int(null.Fd()), nil
+	case *os.File:
+		return givenFile(r)
+	}
+	ours, theirs, err := newPipe(1)
+	if err != nil {
+		return 0, err
+	}
+	s.theirs, s.input = append(s.theirs, theirs), ours
+	go func() { // nobody waits for it: a Reader may never end
+		_, err := io.Copy(ours, r)
+		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
+			s.note("standard input", err)
+		}
+		ours.Close()
+	}()
+	return int(theirs.Fd()), nil
+}
+
+func (s *streams) writer(w io.Writer, null *os.File) (int, error) {
+	switch w := w.(type) {
+	case nil:
+		return int(null.Fd()), nil
+	case *os.File:
+		return givenFile(w)
+	}
+	ours, theirs, err := newPipe(0)
+	if err != nil {
+		return 0, err
+	}
+	s.theirs, s.output = append(s.theirs, theirs), append(s.output, ours)
+	s.copies.Go(func() {
+		_, err := io.Copy(w, ours)
+		if !errors.Is(err, os.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+			s.note("output", err)
+		}
+		ours.Close() // a process that still writes gets SIGPIPE, as with os/exec
+	})
+	return int(theirs.Fd()), nil
+}
+
+// givenFile is the descriptor of a caller's file, in blocking mode as a program
+// expects it.
+func givenFile(f *os.File) (int, error) {
+	if f == nil {
+		return 0, os.ErrInvalid
+	}
+	fd := f.Fd()
+	if fd == ^uintptr(0) {
+		return 0, fmt.Errorf("%s: %w", f.Name(), os.ErrClosed)
+	}
+	return int(fd), nil
+}
+
+func (s *streams) note(what string, err error) {
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.err == nil {
+			s.err = fmt.Errorf("copy %s: %w", what, err)
+		}
+	}
+}
+
+// started closes what is the process's alone.
+func (s *streams) started() {
+	for _, f := range s.theirs {
+		f.Close()
+	}
+	s.theirs = nil
+}
+
+// close gives all up, for a process that never came to be.
+func (s *streams) close() {
+	s.started()
+	if s.input != nil {
+		s.input.Close()
+	}
+	s.cut()
+	s.copies.Wait()
+}
+
+// cut ends the copies of output. A copy may own its file at any moment, so it
+// is interrupted, and closes it.
+func (s *streams) cut() {
+	for _, f := range s.output {
+		f.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// wait returns when the output of an ended process is copied, at the latest
+// after delay if that is not zero, with the first error of a copy.
+func (s *streams) wait(delay time.Duration) error {
+	if s.input != nil {
+		s.input.Close()
+	}
+	if delay > 0 && len(s.output) > 0 {
+		timer := time.AfterFunc(delay, s.cut)
+		defer timer.Stop()
+	}
+	s.copies.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// newPipe makes a pipe whose end number ours (0 reads, 1 writes) is for the Go
+// poller; the other one blocks, as the process that gets it expects.
+func newPipe(ours int) (our, their *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	unix.SetNonblock(p[ours], true)
+	return os.NewFile(uintptr(p[ours]), "pipe"), os.NewFile(uintptr(p[1-ours]), "pipe"), nil
+}
