@@ -1,0 +1,182 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// Config says what a container runs, and how. Its zero value, but for Network,
+// runs what the image says, with no input, the output going to the log alone.
+//
+// Entrypoint, Args, Env, User, WorkingDir, StopSignal and Labels combine with
+// the image's configuration as Docker combines them.
+type Config struct {
+	// Name is unique in the root: 2 to 255 letters, digits, '_', '.' and '-',
+	// the first a letter or digit. Empty: the first 12 digits of the ID.
+	Name string
+
+	// Entrypoint comes before Args on the command line. Nil: the image's.
+	// Empty and not nil: none. If it is not empty, the image's Cmd is not used.
+	Entrypoint []string
+	// Args replaces the image's Cmd.
+	Args []string
+	// Env is added to the image's environment: "NAME=value" sets a variable,
+	// "NAME" alone removes it. PATH and HOSTNAME are always set, HOME from the
+	// container's /etc/passwd.
+	Env []string
+	// User is a name or number of the container's /etc/passwd, then
+	// optionally ":" and a group's name or number of its /etc/group.
+	// Empty: the image's, or root.
+	User string
+	// WorkingDir is an absolute path in the container, made if it is missing.
+	// Empty: the image's, or "/".
+	WorkingDir string
+	// Hostname is empty for the first 12 digits of the ID, or with
+	// NetworkHost for the host's own name.
+	Hostname string
+	// StopSignal is what Stop sends, as "SIGINT", "INT" or "2". Empty: the
+	// image's, or SIGTERM.
+	StopSignal string
+	// Labels are kept with the container and mean nothing to the engine.
+	Labels map[string]string
+
+	// Stdin is copied to the process until it ends. An *os.File is handed
+	// over as it is. Nil: /dev/null. Wait does not wait for a Reader that
+	// never ends. A container that is started again goes on reading where the
+	// first run ended.
+	Stdin io.Reader
+	// Stdout and Stderr get what the process writes, as it writes it; the log
+	// gets it first. An *os.File is handed over as it is, and that stream is
+	// not logged. Nil: the log alone. A Writer that blocks stops the process
+	// in time, but loses nothing of the log; one that fails gets nothing more,
+	// and Wait returns its error. If both are the same comparable value, at
+	// most one goroutine at a time calls Write.
+	Stdout, Stderr io.Writer
+	// WaitDelay bounds how long the end of the container's process waits for
+	// output that others hold open. Zero: no bound.
+	WaitDelay time.Duration
+	// LogSize is how many bytes of output the log keeps at least before the
+	// oldest is dropped; it takes up to twice as many on the disk. Zero:
+	// 8 MiB. Negative: there is no log.
+	LogSize int64
+
+	Resources Resources
+	// Rlimits are limits of each process (setrlimit(2)).
+	Rlimits  []Rlimit
+	Security Security
+	// Network must be set: the zero value is kept for a bridge.
+	Network Network
+}
+
+// Resources are limits of a container as a whole. A zero field sets no limit.
+type Resources struct {
+	// Memory in bytes, at least 6 MiB.
+	Memory int64 `json:"memory,omitempty"`
+	// MemorySwap is memory and swap together, in bytes; it wants Memory.
+	// Zero: twice Memory, if that is set. -1: swap without limit.
+	MemorySwap int64 `json:"memory_swap,omitempty"`
+	// CPUs is how many processors' time it may use: 0.01 to as many as there are.
+	CPUs float64 `json:"cpus,omitempty"`
+	// CPUShares is the weight against other containers, 2 to 262144; 1024 is usual.
+	CPUShares uint64 `json:"cpu_shares,omitempty"`
+	// CpusetCPUs and CpusetMems are the processors and memory nodes it may
+	// use, as "0-2,7".
+	CpusetCPUs string `json:"cpuset_cpus,omitempty"`
+	CpusetMems string `json:"cpuset_mems,omitempty"`
+	// Pids is how many processes and threads it may have. -1: no limit.
+	Pids int64 `json:"pids,omitempty"`
+}
+
+// Rlimit is one limit of setrlimit(2).
+type Rlimit struct {
+	// Name is "nofile" or "RLIMIT_NOFILE".
+	Name string `json:"name"`
+	// Soft and Hard are in the unit of the limit; ^uint64(0) is no limit.
+	Soft uint64 `json:"soft"`
+	Hard uint64 `json:"hard"`
+}
+
+// Security is what a container's processes may do beyond or below the
+// defaults, which are Docker's: its capabilities, its seccomp profile, its
+// masked and read-only paths.
+type Security struct {
+	// NoNewPrivileges makes execve grant nothing: set-uid bits and file
+	// capabilities have no effect.
+	NoNewPrivileges bool `json:"no_new_privileges,omitempty"`
+}
+
+// Network says in which network a container is.
+type Network string
+
+const (
+	// NetworkNone is a network namespace of its own with nothing but loopback.
+	NetworkNone Network = "none"
+	// NetworkHost is the host's network.
+	NetworkHost Network = "host"
+)
+
+func (n Network) check() error {
+	switch n {
+	case NetworkNone, NetworkHost:
+		return nil
+	case "":
+		return fmt.Errorf("network is not set: bridge networks, which it will mean, do not exist yet; say %q or %q: %w", NetworkNone, NetworkHost, ErrNotImplemented)
+	}
+	return fmt.Errorf("network %q: not %q or %q: %w", n, NetworkNone, NetworkHost, ErrInvalidArgument)
+}
+
+// check finds what is wrong with a Config by itself, without image or host.
+func (c *Config) check() error {
+	if c.Name != "" {
+		if err := checkName(c.Name); err != nil {
+			return err
+		}
+	}
+	if err := checkHostname(c.Hostname); err != nil {
+		return err
+	}
+	if c.WaitDelay < 0 {
+		return fmt.Errorf("wait delay %v: negative: %w", c.WaitDelay, ErrInvalidArgument)
+	}
+	for _, v := range c.Env {
+		if err := checkVariable(v); err != nil {
+			return err
+		}
+	}
+	return c.Network.check()
+}
+
+// checkHostname allows what sethostname(2) and Docker allow: 63 letters,
+// digits, '-', '_' and '.'; it also becomes a line of /etc/hosts.
+func checkHostname(name string) error {
+	if len(name) > 63 {
+		return fmt.Errorf("hostname %q: %d bytes, at most 63: %w", name, len(name), ErrInvalidArgument)
+	}
+	for _, c := range []byte(name) {
+		if !isWordByte(c) && c != '-' && c != '.' {
+			return fmt.Errorf("hostname %q: has %q: %w", name, c, ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+func isWordByte(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+func checkVariable(v string) error {
+	if v == "" || v[0] == '=' {
+		return fmt.Errorf("environment variable %q: has no name: %w", v, ErrInvalidArgument)
+	}
+	return checkText("environment variable", v)
+}
+
+// checkText refuses a NUL byte, which would end the string in the kernel.
+func checkText(what, s string) error {
+	if strings.IndexByte(s, 0) >= 0 {
+		return fmt.Errorf("%s %q: has a NUL byte: %w", what, s, ErrInvalidArgument)
+	}
+	return nil
+}

@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/inboard/engine/runtime"
+)
+
+// Container is a handle of a container. It stays usable when the container is
+// gone: its methods then return ErrNotFound, but for Wait, which still tells
+// the Engine that ran it how it ended.
+//
+// Its methods may be called by several goroutines at once.
+type Container struct {
+	engine *Engine
+	id     string
+	owner  Owner
+	own    *own // nil: another Engine's
+}
+
+// own is what an Engine knows of a container of its own beyond the record.
+type own struct {
+	image     *Image
+	hold      *hold
+	config    Config
+	process   Process
+	resources *specs.LinuxResources
+	log       *logFile      // nil: none is kept
+	turn      chan struct{} // holds a value while Start or Remove is at work
+
+	mu      sync.Mutex
+	state   State
+	runs    int
+	run     *run // the last one
+	layer   *writable
+	removed bool
+	changed chan struct{} // closed at a start and at removal, then replaced
+}
+
+// run is one run of a container's process.
+type run struct {
+	container *runtime.Container
+	output    output
+
+	done   chan struct{} // closed when status and err are set
+	status Status
+	err    error // of streams, of the log and of the record
+
+	released chan struct{} // closed when nothing of the run is left
+}
+
+// Create is Default's Create.
+func Create(ctx context.Context, img *Image, c Config) (*Container, error) {
+	return Default().Create(ctx, img, c)
+}
+
+// Create makes a container of an image, and starts nothing. The image stays
+// while the container is there.
+func (e *Engine) Create(ctx context.Context, img *Image, c Config) (*Container, error) {
+	const op = "create container"
+	ctx, leave, err := e.enter(ctx)
+	if err != nil {
+		return nil, failed(op, c.Name, err)
+	}
+	defer leave()
+	created, err := e.create(ctx, img, c)
+	return created, failed(op, c.Name, err)
+}
+
+func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container, err error) {
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	if img == nil || img.engine != e {
+		return nil, fmt.Errorf("image is not of this engine: %w", ErrInvalidArgument)
+	}
+	id := newID()
+	o := &own{
+		image:   img,
+		config:  c,
+		turn:    make(chan struct{}, 1),
+		state:   StateCreated,
+		changed: make(chan struct{}),
+	}
+	if err := o.prepare(id); err != nil {
+		return nil, err
+	}
+	if o.hold, err = e.holds.take(img.ID()); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			e.holds.drop(img.ID(), o.hold)
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	r := e.newRecord(id, img, &c, o.process)
+	if err := e.claim(r); err != nil {
+		return nil, err
+	}
+	draft, err := e.drafts.take()
+	if err == nil {
+		err = e.root.records().create(r, draft)
+	}
+	if err != nil {
+		return nil, errors.Join(err, e.unclaim(r))
+	}
+	if c.LogSize >= 0 {
+		o.log = newLogFile(e.root.logPath(e.root.engine, id), c.LogSize)
+	}
+	made := &Container{engine: e, id: id, owner: r.Owner, own: o}
+	e.mu.Lock()
+	e.containers[id] = made
+	e.mu.Unlock()
+	return made, nil
+}
+
+// prepare checks the configuration and combines it with the image's.
+func (o *own) prepare(id string) (err error) {
+	if err := o.config.check(); err != nil {
+		return err
+	}
+	image := o.image.image.Config()
+	if err := checkPlatform(image.Platform); err != nil {
+		return err
+	}
+	hostname := id[:shortID]
+	if o.config.Network == NetworkHost {
+		if hostname, err = os.Hostname(); err != nil {
+			return err
+		}
+	}
+	if o.process, err = merge(image.Config, &o.config, hostname); err != nil {
+		return err
+	}
+	if err := checkRlimits(o.config.Rlimits); err != nil {
+		return err
+	}
+	o.resources, err = linuxResources(o.config.Resources)
+	return err
+}
+
+// claim claims the name of a record that is to be written. If its owner's
+// program has ended, it is swept first.
+func (e *Engine) claim(r *record) error {
+	n := e.root.names()
+	if r.Name == defaultName(r.ID) {
+		if _, _, err := n.owner(r.Name); err == nil {
+			return n.taken(r.Name)
+		}
+		return nil
+	}
+	// Default names are claimed by the ID alone.
+	if len(r.Name) == shortID && isHex(r.Name) {
+		ids, err := e.root.records().list()
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if !strings.HasPrefix(id, r.Name) {
+				continue
+			}
+			if other, err := e.root.records().read(id); err == nil && other.Name == r.Name {
+				return fmt.Errorf("name %q: taken by container %s: %w", r.Name, id, ErrAlreadyExists)
+			}
+		}
+	}
+	err := n.claim(r.Name, r.Owner.Engine, r.ID)
+	if !errors.Is(err, ErrAlreadyExists) {
+		return err
+	}
+	owner, _, _ := n.owner(r.Name)
+	if alive, aliveErr := e.root.alive(owner); owner == "" || alive || aliveErr != nil {
+		return err
+	}
+	if sweepErr := e.sweepNow(); sweepErr != nil {
+		return errors.Join(err, sweepErr)
+	}
+	return n.claim(r.Name, r.Owner.Engine, r.ID)
+}
+
+func (e *Engine) unclaim(r *record) error {
+	if r.Name == defaultName(r.ID) {
+		return nil
+	}
+	return e.root.names().release(r.Name, r.ID)
+}
+
+// ID is the container's 64 hexadecimal digits.
+func (c *Container) ID() string { return c.id }
+
+// takeTurn keeps others from starting or removing the container until the
+// function it returns is called.
+func (o *own) takeTurn(ctx context.Context) (func(), error) {
+	select {
+	case o.turn <- struct{}{}:
+		return func() { <-o.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// announce wakes those who wait for a start or removal. The caller holds o.mu.
+func (o *own) announce() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// running gives the run of a running container.
+func (o *own) running() (*run, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.removed {
+		return nil, fmt.Errorf("no such container: %w", ErrNotFound)
+	}
+	if o.state != StateRunning {
+		return nil, notRunning(o.state)
+	}
+	return o.run, nil
+}
+
+func notRunning(s State) error {
+	return fmt.Errorf("container is not running, but %s: %w", s, ErrFailedPrecondition)
+}

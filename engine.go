@@ -1,0 +1,190 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/inboard/engine/image"
+	"github.com/inboard/engine/layer"
+	"github.com/inboard/engine/runtime"
+)
+
+// Engine is a root directory opened by this process. Many processes, and many
+// Engines of one process, may have the same root open at once.
+//
+// All methods may be called by several goroutines at once.
+type Engine struct {
+	options options
+	once    sync.Once
+	err     error // of opening
+
+	root   *root
+	layers *layer.Store
+	images *image.Store
+	holds  holds
+	spares writables
+	drafts drafts
+
+	mu         sync.Mutex
+	closed     bool
+	calls      map[*call]struct{}
+	idle       *sync.Cond // of mu: calls is empty
+	containers map[string]*Container
+	runs       sync.WaitGroup
+
+	runtimeMu sync.Mutex
+	rt        *runtime.Runtime
+}
+
+var defaultEngine = new(Engine)
+
+// Default is the Engine that package-level functions act on, with no options.
+// It is opened by the first call that needs it, and its failure to open comes
+// out of each call. After Close, calls fail.
+func Default() *Engine { return defaultEngine }
+
+// Open opens a root directory, making it if it is missing, and removes what
+// Engines left there whose program has ended. Who opened it calls Close.
+//
+// Opening needs no privileges beyond the directories'; starting containers
+// needs root's.
+func Open(opts ...Option) (*Engine, error) {
+	e := new(Engine)
+	for _, opt := range opts {
+		opt(&e.options)
+	}
+	e.once.Do(e.open)
+	if e.err != nil {
+		return nil, failed("open engine", "", e.err)
+	}
+	return e, nil
+}
+
+func (e *Engine) open() {
+	e.idle = sync.NewCond(&e.mu)
+	e.calls = make(map[*call]struct{})
+	e.containers = make(map[string]*Container)
+	e.options.complete()
+	r, dead, err := openRoot(e.options.root, e.options.run)
+	if err != nil {
+		e.err = err
+		return
+	}
+	e.root = r
+	if err := e.openStores(); err != nil {
+		for _, d := range dead {
+			d.lock.Close()
+		}
+		e.err = errors.Join(err, r.close())
+		return
+	}
+	e.holds.images = e.images
+	e.holds.holder = imageHolder(r.engine)
+	e.holds.bottom = runtime.Lower{Path: r.skeleton()}
+	e.spares.dir = filepath.Join(r.engineDir(r.engine), "layers")
+	e.drafts.dir, e.drafts.engine = r.records(), r.engine
+	e.sweep(dead)
+}
+
+func (e *Engine) openStores() (err error) {
+	e.layers, err = layer.Open(filepath.Join(e.root.dir, "layers"), layer.Options{Form: e.options.layerForm})
+	if err != nil {
+		return fmt.Errorf("open layers: %w", err)
+	}
+	e.images, err = image.Open(filepath.Join(e.root.dir, "images"), e.layers)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open images: %w", err), e.layers.Close())
+	}
+	return nil
+}
+
+// call is one call of the engine in flight.
+type call struct{ cancel context.CancelFunc }
+
+// enter begins a call that must not run beside Close, opening the engine if it
+// is not yet. Close ends the context it gives; leave ends the call.
+func (e *Engine) enter(ctx context.Context) (_ context.Context, leave func(), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	e.once.Do(e.open)
+	if e.err != nil {
+		return nil, nil, fmt.Errorf("open engine: %w", e.err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, nil, fmt.Errorf("engine is closed: %w", ErrFailedPrecondition)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c := &call{cancel}
+	e.calls[c] = struct{}{}
+	return ctx, func() {
+		cancel()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.calls, c)
+		if len(e.calls) == 0 {
+			e.idle.Broadcast()
+		}
+	}, nil
+}
+
+// runtime opens the runtime when it is first needed: it has a process of its
+// own, which a program that only handles images can do without.
+func (e *Engine) runtime() (*runtime.Runtime, error) {
+	e.runtimeMu.Lock()
+	defer e.runtimeMu.Unlock()
+	if e.rt != nil {
+		return e.rt, nil
+	}
+	rt, err := runtime.Open(runtime.Options{
+		Dir:          filepath.Join(e.root.run, "runtime"),
+		CgroupParent: e.options.cgroupParent,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open runtime: %w", err)
+	}
+	e.rt = rt
+	return rt, nil
+}
+
+// Close ends all calls in flight, kills and removes the Engine's containers,
+// and lets go of the root. Further calls fail; a second Close does nothing.
+func (e *Engine) Close() error {
+	e.once.Do(func() {
+		e.err = fmt.Errorf("engine is closed: %w", ErrFailedPrecondition)
+	})
+	if e.root == nil {
+		return nil
+	}
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return nil
+	}
+	e.closed = true
+	for c := range e.calls {
+		c.cancel()
+	}
+	for len(e.calls) > 0 {
+		e.idle.Wait()
+	}
+	containers := make([]*Container, 0, len(e.containers))
+	for _, c := range e.containers {
+		containers = append(containers, c)
+	}
+	e.mu.Unlock()
+
+	errs := []error{e.removeAll(containers), e.drafts.close()}
+	e.runs.Wait()
+	e.spares.close()
+	if e.rt != nil {
+		errs = append(errs, e.rt.Close())
+	}
+	errs = append(errs, e.holds.freeIdle(), e.layers.Close(), e.root.close())
+	return failed("close engine", "", errors.Join(errs...))
+}

@@ -1,0 +1,99 @@
+//go:build linux
+
+// Run runs the program of an image in a container, as docker run does:
+//
+//	run [-i] [-e NAME=VALUE]... [-w DIR] [-u USER] [-m BYTES] [--name NAME] [--rm] IMAGE [ARG...]
+//
+// Signals go to the container. The exit status is the program's: 128+n if
+// signal n ended it, 126 if it cannot be executed, 127 if it was not found,
+// and 125 if the container could not be made. The container has no network,
+// and is gone when run ends, with or without --rm. It needs root.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/inboard/engine"
+)
+
+func main() {
+	c := engine.Config{Stdout: os.Stdout, Stderr: os.Stderr, Network: engine.NetworkNone}
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	root := flags.String("root", "", "root `directory` of the engine (default /var/lib/inboard)")
+	input := flags.Bool("i", false, "pass standard input on")
+	remove := flags.Bool("rm", false, "remove the container when it has ended")
+	flags.StringVar(&c.Name, "name", "", "`name` of the container")
+	flags.StringVar(&c.WorkingDir, "w", "", "working `directory`")
+	flags.StringVar(&c.User, "u", "", "`user`[:group], names or numbers")
+	flags.Func("e", "environment variable `NAME=VALUE`", func(v string) error { c.Env = append(c.Env, v); return nil })
+	flags.Func("m", "memory limit in `bytes`, or 512k, 64m, 2g", func(v string) (err error) {
+		number := strings.TrimRight(v, "bkmg")
+		c.Resources.Memory, err = strconv.ParseInt(number, 10, 64)
+		c.Resources.Memory <<= 10 * max(0, strings.Index("bkmg", v[len(number):]))
+		return err
+	})
+	code, err := 125, flags.Parse(os.Args[1:])
+	if err == nil && flags.NArg() == 0 {
+		flags.Usage()
+	} else if err == nil {
+		if *input {
+			c.Stdin = os.Stdin
+		}
+		c.Args = flags.Args()[1:]
+		if code, err = run(context.Background(), *root, flags.Arg(0), c, *remove); err != nil {
+			fmt.Fprintln(os.Stderr, "run:", err)
+		}
+	}
+	os.Exit(code)
+}
+
+func run(ctx context.Context, root, ref string, config engine.Config, remove bool) (code int, err error) {
+	e := engine.Default()
+	if root != "" {
+		if e, err = engine.Open(engine.WithRoot(root)); err != nil {
+			return 125, err
+		}
+	}
+	defer e.Close()
+	img, err := e.LookupImage(ctx, ref)
+	if errors.Is(err, engine.ErrNotFound) {
+		img, err = e.Pull(ctx, ref, engine.PullOptions{})
+	}
+	if err != nil {
+		return 125, err
+	}
+	c, err := e.Create(ctx, img, config)
+	if err != nil {
+		return 125, err
+	}
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals)
+	signal.Reset(syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG)
+	if err := c.Start(ctx); err != nil {
+		if command := (*engine.CommandError)(nil); errors.As(err, &command) {
+			return command.Code, err
+		}
+		return 125, err
+	}
+	go func() {
+		for sig := range signals {
+			_ = c.Kill(ctx, sig.(syscall.Signal)) // fails once the container has ended
+		}
+	}()
+	status, err := c.Wait(ctx)
+	if err == nil && remove {
+		err = c.Remove(ctx, engine.RemoveOptions{})
+	}
+	if !status.Known {
+		return 125, errors.Join(err, errors.New("nobody saw the container end"))
+	}
+	return status.Code, err
+}

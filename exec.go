@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/inboard/engine/runtime"
+)
+
+// ExecConfig says what Exec runs. Args must be set; the zero value of the
+// rest is right.
+type ExecConfig struct {
+	// Args is the whole command line.
+	Args []string
+	// Env is added to the container's environment, as Config.Env is to the
+	// image's.
+	Env []string
+	// User and WorkingDir are as in Config. Empty: the container's.
+	User       string
+	WorkingDir string
+	// Stdin, Stdout, Stderr and WaitDelay are as in Config, but nothing is
+	// logged: nil output goes nowhere.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	WaitDelay      time.Duration
+}
+
+// Exec is a process that Container.Exec has started. It ends with its
+// container at the latest. Its methods may be called by several goroutines at
+// once.
+type Exec struct {
+	container *Container
+	process   *runtime.Process
+}
+
+// Exec runs one more process in a running container, with the container's
+// limits and restrictions. It returns when the program is executed; a command
+// that is not found, or that cannot be executed, gives an error with a
+// *CommandError inside.
+//
+// The context bounds the call alone. In this version only the Engine that
+// created a container can do it; else the error is ErrNotImplemented.
+func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
+	const op = "exec in container"
+	ctx, leave, err := c.engine.enter(ctx)
+	if err != nil {
+		return nil, failed(op, c.id, err)
+	}
+	defer leave()
+	if c.own == nil {
+		return nil, failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
+	}
+	r, err := c.own.running()
+	if err != nil {
+		return nil, failed(op, c.id, err)
+	}
+	spec, user, err := c.own.execProcess(x)
+	if err != nil {
+		return nil, failed(op, c.id, err)
+	}
+	p, err := r.container.Exec(ctx, spec, runtime.ProcessOptions{
+		User:      user,
+		Stdin:     x.Stdin,
+		Stdout:    x.Stdout,
+		Stderr:    x.Stderr,
+		WaitDelay: x.WaitDelay,
+	})
+	if err != nil {
+		select {
+		case <-r.done:
+			err = notRunning(StateExited)
+		default:
+		}
+		return nil, failed(op, c.id, err)
+	}
+	return &Exec{c, p}, nil
+}
+
+// execProcess is the container's own process with what x says.
+func (o *own) execProcess(x ExecConfig) (*specs.Process, string, error) {
+	for _, v := range x.Env {
+		if err := checkVariable(v); err != nil {
+			return nil, "", err
+		}
+	}
+	p := Process{
+		Args:       slices.Clone(x.Args),
+		Env:        mergeEnv(o.process.Env, x.Env),
+		User:       first(x.User, o.process.User, "0"),
+		WorkingDir: path.Clean(first(x.WorkingDir, o.process.WorkingDir)),
+	}
+	if len(p.Args) == 0 {
+		return nil, "", fmt.Errorf("no command: %w", ErrInvalidArgument)
+	}
+	if x.WaitDelay < 0 {
+		return nil, "", fmt.Errorf("wait delay %v: negative: %w", x.WaitDelay, ErrInvalidArgument)
+	}
+	if err := p.check(); err != nil {
+		return nil, "", err
+	}
+	spec := o.processSpec()
+	spec.Args, spec.Env, spec.Cwd = p.Args, p.Env, p.WorkingDir
+	return spec, p.User, nil
+}
+
+// PID is the process on the host.
+func (x *Exec) PID() int { return x.process.Pid() }
+
+// Wait waits until the process has ended, and tells how. Many may wait.
+func (x *Exec) Wait(ctx context.Context) (Status, error) {
+	status, err := x.process.Wait(ctx)
+	return status, failed("wait for exec in container", x.container.id, err)
+}
+
+// Kill sends a signal to the process.
+func (x *Exec) Kill(ctx context.Context, sig syscall.Signal) error {
+	const op = "kill exec in container"
+	if err := checkSignal(sig); err != nil {
+		return failed(op, x.container.id, err)
+	}
+	return failed(op, x.container.id, x.process.Signal(ctx, sig))
+}

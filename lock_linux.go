@@ -1,0 +1,51 @@
+package engine
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open file description locks (fcntl_locking(2), Linux 3.15) rather than
+// flock: F_OFD_GETLK asks for a holder without becoming one, so that one who
+// only looks never hides a dead engine from one who sweeps.
+
+func ofd(f *os.File, cmd int, lock *unix.Flock_t) error {
+	for {
+		err := unix.FcntlFlock(f.Fd(), cmd, lock)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+func waitLock(f *os.File) error {
+	return ofd(f, unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK})
+}
+
+func tryLock(f *os.File) (bool, error) {
+	err := ofd(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func isLocked(f *os.File) (bool, error) {
+	lock := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := ofd(f, unix.F_OFD_GETLK, &lock); err != nil {
+		return false, err
+	}
+	return lock.Type != unix.F_UNLCK, nil
+}
+
+// openedOnce tells whether no other open file description has f's file: only
+// then the kernel grants a write lease (F_SETLEASE in fcntl(2)).
+func openedOnce(f *os.File) bool {
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		return false
+	}
+	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+	return err == nil
+}

@@ -1,0 +1,99 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/image"
+	"github.com/inboard/engine/layer"
+	"github.com/inboard/engine/runtime"
+)
+
+// rootfs gives a container's root filesystem: its image's layers above the
+// skeleton, and its writable layer, which its first start takes. The overlay
+// is volatile: it is worth nothing once the container is gone, and without
+// that its end would sync the whole filesystem.
+func (c *Container) rootfs(ctx context.Context) (runtime.Rootfs, error) {
+	o := c.own
+	lowers, err := c.engine.holds.layers(ctx, o.hold, o.image.image)
+	if err != nil {
+		return runtime.Rootfs{}, err
+	}
+	o.mu.Lock()
+	w := o.layer
+	o.mu.Unlock()
+	if w != nil {
+		err = w.ready()
+	} else {
+		w, err = c.engine.spares.take(o.hold.root)
+	}
+	if err != nil {
+		return runtime.Rootfs{}, err
+	}
+	o.mu.Lock()
+	o.layer = w
+	o.mu.Unlock()
+	return runtime.Rootfs{Overlay: &runtime.Overlay{
+		Lower:    lowers,
+		Upper:    w.upper(),
+		Work:     w.work(),
+		Volatile: true,
+	}}, nil
+}
+
+// layers gives what a container's overlay stands on, topmost first, mounted
+// until the hold is freed.
+func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtime.Lower, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.lowers != nil {
+		return x.lowers, nil
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return nil, fmt.Errorf("find layers of image: %w", err)
+	}
+	var lowers []runtime.Lower
+	var mounts []*layer.Mount
+	root := unnamedRoot
+	for _, l := range slices.Backward(layers) {
+		m, err := l.Mount()
+		if err == nil {
+			mounts = append(mounts, m)
+			// The topmost layer that says how the root is counts.
+			if root == unnamedRoot {
+				root, err = rootOf(m)
+			}
+			err = errors.Join(err, ctx.Err())
+		}
+		if err != nil {
+			for _, m := range mounts {
+				err = errors.Join(err, m.Close())
+			}
+			return nil, fmt.Errorf("mount layer %s: %w", l.DiffID(), err)
+		}
+		lower := runtime.Lower{Path: m.Path()}
+		if lower.Path == "" {
+			lower.File = m.File()
+		}
+		lowers = append(lowers, lower)
+		if l.Opaque() {
+			break // it hides all below it
+		}
+	}
+	x.mounts, x.lowers, x.root = mounts, append(lowers, h.bottom), root
+	return x.lowers, nil
+}
+
+func rootOf(m *layer.Mount) (rootAttr, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(m.File().Fd()), "", &st, unix.AT_EMPTY_PATH); err != nil {
+		return rootAttr{}, os.NewSyscallError("fstatat", err)
+	}
+	return rootAttrOf(&st), nil
+}

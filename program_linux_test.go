@@ -1,0 +1,120 @@
+package engine
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// programFlag makes this test binary the program of a container: it is the one
+// file that all test images have, at /prog.
+const programFlag = "-program"
+
+// program is what containers run.
+func program(args []string) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, err)
+		return 99
+	}
+	switch args[0] {
+	case "exit":
+		code, _ := strconv.Atoi(args[1])
+		return code
+	case "echo":
+		fmt.Println(strings.Join(args[1:], " "))
+	case "both":
+		fmt.Println("to stdout")
+		fmt.Fprintln(os.Stderr, "to stderr")
+	case "cat":
+		if _, err := io.Copy(os.Stdout, os.Stdin); err != nil {
+			return fail(err)
+		}
+	case "env":
+		fmt.Println(strings.Join(os.Environ(), "\n"))
+	case "id":
+		groups, _ := os.Getgroups()
+		slices.Sort(groups)
+		dir, _ := os.Getwd()
+		fmt.Println(os.Getuid(), os.Getgid(), groups, dir)
+	case "read":
+		data, err := os.ReadFile(args[1])
+		if err != nil {
+			return fail(err)
+		}
+		os.Stdout.Write(data)
+	case "write":
+		if err := os.WriteFile(args[1], []byte(args[2]), 0o644); err != nil {
+			return fail(err)
+		}
+	case "chmod":
+		if err := os.Chmod(args[1], 0o700); err != nil {
+			return fail(err)
+		}
+	case "list":
+		entries, err := os.ReadDir(args[1])
+		if err != nil {
+			return fail(err)
+		}
+		for _, e := range entries {
+			fmt.Println(e.Name())
+		}
+	case "stat":
+		var st syscall.Stat_t
+		if err := syscall.Stat(args[1], &st); err != nil {
+			return fail(err)
+		}
+		fmt.Printf("%o %d %d %d\n", st.Mode&0o7777, st.Uid, st.Gid, st.Mtim.Sec)
+	case "links":
+		files, _ := filepath.Glob("/proc/self/fd/*")
+		for _, f := range files {
+			if target, err := os.Readlink(f); err == nil {
+				fmt.Println(filepath.Base(f), target)
+			}
+		}
+	case "wait": // for a signal, then exits with its number
+		ch := make(chan os.Signal, 1)
+		signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+		fmt.Println("ready")
+		return int((<-ch).(syscall.Signal))
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM)
+		fmt.Println("ready")
+		time.Sleep(time.Hour)
+	case "orphan": // leaves a process that holds its output
+		cmd := exec.Command("/proc/self/exe", programFlag, "stubborn")
+		cmd.Stdout = os.Stdout
+		if err := cmd.Start(); err != nil {
+			return fail(err)
+		}
+	case "eat": // memory
+		var hoard [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			hoard = append(hoard, b)
+			if len(hoard) > 1<<20 {
+				return 0
+			}
+		}
+	case "log": // many lines
+		n, _ := strconv.Atoi(args[1])
+		for i := range n {
+			fmt.Printf("line %d\n", i)
+		}
+	case "pause":
+		time.Sleep(time.Hour)
+	default:
+		return fail(fmt.Errorf("what is %q", args))
+	}
+	return 0
+}

@@ -1,0 +1,184 @@
+package engine
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/inboard/engine/internal/atomicfile"
+)
+
+// root is a root directory and its run directory, as one Engine holds them:
+//
+//	ROOT/format              version of what follows, and the run directory
+//	ROOT/lock                held while engines come, and look who has gone
+//	ROOT/images, layers      packages image and layer
+//	ROOT/skeleton            lowest layer of every container
+//	ROOT/engines/E/lock      held as long as engine E lives
+//	ROOT/engines/E/layers/N  writable layers of its containers
+//	ROOT/engines/E/logs      their logs
+//	RUN/root                 whose run directory it is
+//	RUN/containers/ID        records
+//	RUN/names/NAME           claims of names
+//	RUN/runtime              package runtime
+type root struct {
+	dir, run string
+	engine   string   // ID of this engine, 16 hex digits
+	lock     *os.File // held
+}
+
+func (r *root) engineDir(engine string) string { return filepath.Join(r.dir, "engines", engine) }
+func (r *root) engineLock(engine string) string {
+	return filepath.Join(r.engineDir(engine), "lock")
+}
+func (r *root) layerDir(engine, name string) string {
+	return filepath.Join(r.engineDir(engine), "layers", name)
+}
+func (r *root) skeleton() string { return filepath.Join(r.dir, "skeleton") }
+func (r *root) names() names     { return names(filepath.Join(r.run, "names")) }
+func (r *root) records() records { return records(filepath.Join(r.run, "containers")) }
+
+// openRoot registers a new engine with a root. The engines that it found dead
+// come back locked, for the caller to sweep.
+func openRoot(dir, run string) (r *root, dead []deadEngine, err error) {
+	r = &root{engine: newEngineID()}
+	if r.dir, err = makeDir(dir); err != nil {
+		return nil, nil, fmt.Errorf("make root: %w", err)
+	}
+	global, err := lockFile(filepath.Join(r.dir, "lock"))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer global.Close()
+	// The format is checked before the run directory is made: refusing one
+	// leaves nothing behind.
+	if r.run, err = canonical(run); err != nil {
+		return nil, nil, err
+	}
+	if err := checkFormat(r.dir, r.run); err != nil {
+		return nil, nil, err
+	}
+	for _, d := range []string{r.run, string(r.records()), string(r.names())} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, nil, fmt.Errorf("make run directory: %w", err)
+		}
+	}
+	if err := claimRunDir(r.dir, r.run); err != nil {
+		return nil, nil, err
+	}
+	if err := makeSkeleton(r.skeleton()); err != nil {
+		return nil, nil, fmt.Errorf("make skeleton: %w", err)
+	}
+	dead, alive, err := findDead(r)
+	if err == nil && alive == 0 {
+		err = r.sweepRun()
+	}
+	if err == nil {
+		err = r.register()
+	}
+	if err != nil {
+		for _, d := range dead {
+			d.lock.Close()
+		}
+		return nil, nil, err
+	}
+	return r, dead, nil
+}
+
+func newEngineID() string {
+	var b [8]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// makeDir makes a directory and gives its one absolute name.
+func makeDir(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return canonical(dir)
+}
+
+// canonical gives the one absolute name of a directory, which need not exist,
+// nor those above it.
+func canonical(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	name, err := filepath.EvalSymlinks(dir)
+	if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if parent, err = canonical(parent); err == nil {
+			return filepath.Join(parent, filepath.Base(dir)), nil
+		}
+	}
+	return name, err
+}
+
+// register makes this engine's directory and takes its lock. The root's lock
+// is held, so nobody takes the directory for a dead engine's meanwhile.
+func (r *root) register() error {
+	dir := r.engineDir(r.engine)
+	if err := os.MkdirAll(filepath.Join(dir, "layers"), 0o700); err != nil {
+		return fmt.Errorf("make engine directory: %w", err)
+	}
+	lock, err := lockFile(r.engineLock(r.engine))
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	// For people who wonder; no program reads it.
+	about, _ := json.Marshal(map[string]any{"pid": os.Getpid(), "program": os.Args[0], "opened": time.Now()})
+	if _, err := lock.Write(append(about, '\n')); err != nil {
+		lock.Close()
+		return errors.Join(fmt.Errorf("write engine lock: %w", err), os.RemoveAll(dir))
+	}
+	r.lock = lock
+	return nil
+}
+
+// close removes the engine's directory, and lets go of its lock last.
+func (r *root) close() error {
+	return errors.Join(removeEngineDir(r.engineDir(r.engine)), r.lock.Close())
+}
+
+// alive tells whether the engine that owns something still lives.
+func (r *root) alive(engine string) (bool, error) {
+	if engine == r.engine {
+		return true, nil
+	}
+	return lockHeld(r.engineLock(engine))
+}
+
+// makeSkeleton makes the lowest layer of every container: mount points that an
+// image may lack, so that they need not be made for each container.
+func makeSkeleton(dir string) error {
+	if _, err := os.Lstat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	part := dir + ".part"
+	if err := os.RemoveAll(part); err != nil {
+		return err
+	}
+	for _, d := range []string{"", "dev", "etc", "proc", "sys"} {
+		// Chmod, because the process's umask is not the container's.
+		if err := errors.Join(os.Mkdir(filepath.Join(part, d), 0o755), os.Chmod(filepath.Join(part, d), 0o755)); err != nil {
+			return err
+		}
+	}
+	for _, f := range []string{"hosts", "hostname", "resolv.conf"} {
+		path := filepath.Join(part, "etc", f)
+		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chmod(path, 0o644)); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(part, dir); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(dir))
+}

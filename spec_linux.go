@@ -1,0 +1,43 @@
+package engine
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/inboard/engine/runtime"
+)
+
+// spec is the container as the runtime wants it: the defaults, and nothing of
+// the image but what its process is. Labels and annotations stay behind
+// (CVE-2026-53488, CVE-2026-94603: an image switched isolation off by them).
+func (o *own) spec() (*specs.Spec, error) {
+	s := runtime.DefaultSpec()
+	s.Hostname = o.process.Hostname
+	o.setProcess(s.Process)
+	profile, err := runtime.DefaultSeccomp(runtime.DefaultCapabilities())
+	if err != nil {
+		return nil, err
+	}
+	s.Linux.Seccomp = profile
+	s.Linux.Namespaces = namespaces(s.Linux.Namespaces, o.config.Network)
+	s.Linux.Resources.Memory = o.resources.Memory
+	s.Linux.Resources.CPU = o.resources.CPU
+	s.Linux.Resources.Pids = o.resources.Pids
+	return s, nil
+}
+
+// processSpec is the container's process, for an exec to change.
+func (o *own) processSpec() *specs.Process {
+	p := runtime.DefaultSpec().Process
+	o.setProcess(p)
+	return p
+}
+
+func (o *own) setProcess(p *specs.Process) {
+	p.Args = o.process.Args
+	p.Env = o.process.Env
+	p.Cwd = o.process.WorkingDir
+	p.NoNewPrivileges = o.config.Security.NoNewPrivileges
+	for _, l := range o.config.Rlimits {
+		setRlimit(p, l)
+	}
+}

@@ -1,0 +1,204 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/inboard/engine/runtime"
+)
+
+// Start runs the container's program; it returns when the program is executed.
+// A container that has exited runs again, on the writable layer that the last
+// run left. A command that is not found, or that cannot be executed, gives an
+// error with a *CommandError inside, and the container stays as it was.
+//
+// The context bounds the call alone: its end after Start has returned means
+// nothing to the container. Only the Engine that created a container starts it.
+func (c *Container) Start(ctx context.Context) error {
+	const op = "start container"
+	ctx, leave, err := c.engine.enter(ctx)
+	if err != nil {
+		return failed(op, c.id, err)
+	}
+	defer leave()
+	if c.own == nil {
+		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
+	}
+	done, err := c.own.takeTurn(ctx)
+	if err != nil {
+		return failed(op, c.id, err)
+	}
+	defer done()
+	return failed(op, c.id, c.start(ctx))
+}
+
+// start is Start in its turn.
+func (c *Container) start(ctx context.Context) error {
+	o := c.own
+	o.mu.Lock()
+	removed, state, last := o.removed, o.state, o.run
+	o.mu.Unlock()
+	switch {
+	case removed:
+		return fmt.Errorf("no such container: %w", ErrNotFound)
+	case state == StateRunning:
+		return fmt.Errorf("container is already running: %w", ErrFailedPrecondition)
+	}
+	if last != nil {
+		select {
+		case <-last.released:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	rt, err := c.engine.runtime()
+	if err != nil {
+		return err
+	}
+	options, err := c.createOptions(ctx)
+	if err != nil {
+		return err
+	}
+	spec, err := o.spec()
+	if err != nil {
+		return err
+	}
+	r := &run{done: make(chan struct{}), released: make(chan struct{})}
+	r.output.connect(&options.ProcessOptions, &o.config, o.log)
+	since := bootTime()
+	if r.container, err = rt.Start(ctx, spec, options); err != nil {
+		return err
+	}
+	return c.started(r, since, bootTime())
+}
+
+// started writes down that a run has begun.
+func (c *Container) started(r *run, since, until int64) error {
+	o := c.own
+	err := c.engine.root.records().change(c.id, startChange{
+		State:   StateRunning,
+		PID:     r.container.Pid(),
+		Runs:    o.runs + 1,
+		Started: time.Now(),
+		Layer:   o.layer.name,
+		Since:   since,
+		Until:   until,
+	})
+	if err != nil {
+		// It has been removed by another program, or cannot be written down:
+		// a container that nobody can find must not run.
+		return errors.Join(err, r.container.Delete(context.Background()))
+	}
+	o.mu.Lock()
+	o.runs++
+	o.state, o.run = StateRunning, r
+	o.announce()
+	o.mu.Unlock()
+	c.engine.runs.Go(func() { c.finish(r) })
+	return nil
+}
+
+// finish follows a run to its end, and frees what it had.
+func (c *Container) finish(r *run) {
+	ctx := context.Background()
+	status, err := r.container.Wait(ctx)
+	r.status = status
+	change := c.engine.root.records().change(c.id, exitChange{
+		State:    StateExited,
+		Status:   status,
+		Finished: time.Now(),
+	})
+	if errors.Is(change, ErrNotFound) {
+		change = nil // another program has removed it
+	}
+	r.err = errors.Join(err, r.output.close(), change)
+	o := c.own
+	o.mu.Lock()
+	o.state = StateExited
+	o.mu.Unlock()
+	close(r.done)
+
+	if err := r.container.Delete(ctx); err != nil {
+		// What is left keeps the writable layer from being used again.
+		o.mu.Lock()
+		o.layer = nil
+		o.mu.Unlock()
+	}
+	close(r.released)
+}
+
+// Wait waits until the container's process has ended, and tells how; a code
+// that is not zero is no error. Before a start it waits for one. All callers,
+// of any program, get the same answer. For a container whose program has been
+// killed, Known is false.
+//
+// An error beside a known Status is one of the streams or of the log: output
+// was lost.
+func (c *Container) Wait(ctx context.Context) (Status, error) {
+	const op = "wait for container"
+	if c.own == nil {
+		status, err := c.engine.waitForeign(ctx, c.id, 0)
+		return status, failed(op, c.id, err)
+	}
+	r, err := c.own.lastRun(ctx)
+	if err != nil {
+		return Status{}, failed(op, c.id, err)
+	}
+	select {
+	case <-r.done:
+		return r.status, failed(op, c.id, r.err)
+	case <-ctx.Done():
+		return Status{}, failed(op, c.id, ctx.Err())
+	}
+}
+
+// lastRun waits until there is a run.
+func (o *own) lastRun(ctx context.Context) (*run, error) {
+	for {
+		o.mu.Lock()
+		r, removed, changed := o.run, o.removed, o.changed
+		o.mu.Unlock()
+		if r != nil {
+			return r, nil
+		}
+		if removed {
+			return nil, fmt.Errorf("container was removed before it was started: %w", ErrNotFound)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// signal sends a signal to the container's process.
+func (r *run) signal(ctx context.Context, sig syscall.Signal) error {
+	err := r.container.Signal(ctx, sig)
+	if errors.Is(err, ErrNotFound) {
+		return notRunning(StateExited) // it has ended just now
+	}
+	return err
+}
+
+// createOptions gathers what the runtime needs beside the spec.
+func (c *Container) createOptions(ctx context.Context) (runtime.CreateOptions, error) {
+	o := c.own
+	rootfs, err := c.rootfs(ctx)
+	if err != nil {
+		return runtime.CreateOptions{}, err
+	}
+	return runtime.CreateOptions{
+		ID:     c.id,
+		Rootfs: rootfs,
+		Files:  hostFiles(o.config.Network, o.process.Hostname),
+		ProcessOptions: runtime.ProcessOptions{
+			User:      first(o.process.User, "0"),
+			Stdin:     o.config.Stdin,
+			WaitDelay: o.config.WaitDelay,
+		},
+	}, nil
+}

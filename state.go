@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/inboard/engine/runtime"
+)
+
+// Status is how a container's or exec's process ended.
+type Status = runtime.Status
+
+// State is where a container is in its life.
+type State string
+
+const (
+	// StateCreated: it was never started, or every start failed.
+	StateCreated State = "created"
+	// StateRunning: its process runs.
+	StateRunning State = "running"
+	// StateExited: its process has ended, or its program has, and its
+	// process with it.
+	StateExited State = "exited"
+)
+
+// Owner says to which program a container belongs.
+type Owner struct {
+	// Engine is the ID of the Engine that created it.
+	Engine string `json:"engine"`
+	// PID is the process of that Engine.
+	PID int `json:"pid"`
+	// Self tells that it is the very Engine that was asked.
+	Self bool `json:"-"`
+	// Alive tells whether that Engine is still open.
+	Alive bool `json:"-"`
+}
+
+// ContainerInfo is a snapshot of a container.
+type ContainerInfo struct {
+	ID    string `json:"id"`
+	Name  string `json:"name"`
+	Owner Owner  `json:"owner"`
+	// Image is the ID of its image, ImageName a name that image had.
+	Image     digest.Digest `json:"image"`
+	ImageName string        `json:"image_name,omitempty"`
+
+	State State `json:"state"`
+	// Status is how its last run ended; of use in StateExited.
+	Status Status `json:"status"`
+	// PID is its process on the host, 0 unless it is running.
+	PID int `json:"pid"`
+	// Runs counts its successful starts.
+	Runs int `json:"runs"`
+	// Created, Started and Finished are when Create was called, and when its
+	// last run began and ended. Zero: not yet.
+	Created  time.Time `json:"created"`
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
+
+	Process   Process   `json:"process"`
+	Resources Resources `json:"resources"`
+	Rlimits   []Rlimit  `json:"rlimits,omitempty"`
+	Security  Security  `json:"security"`
+	Network   Network   `json:"network"`
+}
+
+// recordVersion is the version of the members of a record.
+const recordVersion = 1
+
+// record is what the run directory says of a container. Members of a later
+// version are kept, because nothing of a record is ever written again.
+type record struct {
+	Version int `json:"version"`
+	ContainerInfo
+	// Layer is the name of its writable layer among its engine's.
+	Layer string `json:"layer,omitempty"`
+	// Since and Until bracket the start of PID on CLOCK_BOOTTIME, in
+	// nanoseconds, so that a process that got its number later is not taken
+	// for it.
+	Since int64 `json:"since,omitempty"`
+	Until int64 `json:"until,omitempty"`
+}
+
+func (r *record) check(path, id string) error {
+	switch {
+	case r.Version > recordVersion:
+		return fmt.Errorf("%s: written by a newer program: version %d, this program has %d: %w", path, r.Version, recordVersion, ErrFailedPrecondition)
+	case r.Version < 1 || r.ID != id || r.Name == "" || !isHex(r.Owner.Engine):
+		return fmt.Errorf("%s: damaged: not the record of container %s: %w", path, id, ErrDataLoss)
+	case r.State != StateCreated && r.State != StateRunning && r.State != StateExited:
+		return fmt.Errorf("%s: damaged: state %q: %w", path, r.State, ErrDataLoss)
+	case r.Layer != "" && !isHex(r.Layer):
+		return fmt.Errorf("%s: damaged: layer %q: %w", path, r.Layer, ErrDataLoss)
+	}
+	return nil
+}
+
+// Changes of state, as records keep them.
+type (
+	startChange struct {
+		State   State     `json:"state"`
+		PID     int       `json:"pid"`
+		Runs    int       `json:"runs"`
+		Started time.Time `json:"started"`
+		Layer   string    `json:"layer"`
+		Since   int64     `json:"since"`
+		Until   int64     `json:"until"`
+	}
+	exitChange struct {
+		State    State     `json:"state"`
+		Status   Status    `json:"status"`
+		PID      int       `json:"pid"`
+		Finished time.Time `json:"finished"`
+	}
+)
+
+// snapshot fills in what a record cannot know: whether its owner lives. A
+// container whose owner does not has exited, how nobody knows.
+func (e *Engine) snapshot(r *record, alive bool) ContainerInfo {
+	info := r.ContainerInfo
+	info.Owner.Alive = alive
+	info.Owner.Self = info.Owner.Engine == e.root.engine
+	if !alive && info.State == StateRunning {
+		info.State, info.PID, info.Status = StateExited, 0, Status{}
+	}
+	return info
+}
+
+// newRecord is the record of a container at its creation.
+func (e *Engine) newRecord(id string, img *Image, c *Config, p Process) *record {
+	r := &record{Version: recordVersion}
+	r.ContainerInfo = ContainerInfo{
+		ID:        id,
+		Name:      first(c.Name, defaultName(id)),
+		Owner:     Owner{Engine: e.root.engine, PID: os.Getpid()},
+		Image:     img.ID(),
+		State:     StateCreated,
+		Created:   time.Now(),
+		Process:   p,
+		Resources: c.Resources,
+		Rlimits:   c.Rlimits,
+		Security:  c.Security,
+		Network:   c.Network,
+	}
+	if names := img.Names(); len(names) > 0 {
+		r.ImageName = names[0]
+	}
+	return r
+}

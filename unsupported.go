@@ -1,0 +1,57 @@
+//go:build !linux
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	goruntime "runtime"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/inboard/engine/runtime"
+)
+
+// Containers are of Linux. Elsewhere Create fails, so that nothing below is
+// reached but by handles of containers that cannot be.
+
+func supported() error {
+	return fmt.Errorf("containers need Linux, this is %s: %w", goruntime.GOOS, ErrUnsupported)
+}
+
+type (
+	writables struct{ dir string }
+	writable  struct{ name string }
+	rootAttr  struct{}
+)
+
+func (*writables) close()         {}
+func (*writables) give(*writable) {}
+
+func (*Container) rootfs(context.Context) (runtime.Rootfs, error) {
+	return runtime.Rootfs{}, supported()
+}
+
+func (*own) spec() (*specs.Spec, error) { return nil, supported() }
+
+func (*own) processSpec() *specs.Process { return new(specs.Process) }
+
+func (*Engine) waitForeign(context.Context, string, int) (Status, error) {
+	return Status{}, supported()
+}
+
+func (*Engine) killForeign(string, syscall.Signal) error { return supported() }
+
+func linuxResources(Resources) (*specs.LinuxResources, error) { return nil, supported() }
+
+func checkRlimits([]Rlimit) error { return supported() }
+
+func parseSignal(string) (syscall.Signal, error) { return 0, supported() }
+
+func checkSignal(syscall.Signal) error { return supported() }
+
+func bootTime() int64 { return 0 }
+
+func openedOnce(*os.File) bool { return false }
