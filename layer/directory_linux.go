@@ -3,7 +3,6 @@ package layer
 import (
 	"context"
 	"fmt"
-
 	"os"
 	"path/filepath"
 	"runtime"
