@@ -84,6 +84,7 @@ func (e *Engine) open() {
 	e.holds.images = e.images
 	e.holds.holder = imageHolder(r.engine)
 	e.holds.bottom = runtime.Lower{Path: r.skeleton()}
+	e.holds.spares = &e.spares
 	e.spares.dir = filepath.Join(r.engineDir(r.engine), "layers")
 	e.drafts.dir, e.drafts.engine = r.records(), r.engine
 	e.sweep(dead)

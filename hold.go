@@ -28,6 +28,7 @@ type holds struct {
 	images *image.Store
 	holder string
 	bottom runtime.Lower // lowest layer of every container
+	spares *writables
 
 	mu   sync.Mutex
 	held map[digest.Digest]*hold
@@ -44,6 +45,7 @@ type hold struct {
 	mounts  []*layer.Mount
 	lowers  []runtime.Lower
 	root    rootAttr
+	ready   readyRoots
 }
 
 // take adds a user to an image. Each take wants one drop.
@@ -106,6 +108,7 @@ func (h *holds) free(id digest.Digest, x *hold) error {
 	defer h.mu.Unlock()
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.ready.stop(h.spares)
 	var errs []error
 	for _, m := range x.mounts {
 		errs = append(errs, m.Close())

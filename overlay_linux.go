@@ -27,8 +27,11 @@ func (c *Container) rootfs(ctx context.Context) (runtime.Rootfs, error) {
 	o.mu.Lock()
 	w := o.layer
 	o.mu.Unlock()
+	rootfs := runtime.Rootfs{}
 	if w != nil {
 		err = w.ready()
+	} else if ready, ok := o.hold.ready.take(); ok {
+		w, rootfs.Mount = ready.layer, ready.mount
 	} else {
 		w, err = c.engine.spares.take(o.hold.root)
 	}
@@ -38,12 +41,22 @@ func (c *Container) rootfs(ctx context.Context) (runtime.Rootfs, error) {
 	o.mu.Lock()
 	o.layer = w
 	o.mu.Unlock()
-	return runtime.Rootfs{Overlay: &runtime.Overlay{
-		Lower:    lowers,
-		Upper:    w.upper(),
-		Work:     w.work(),
-		Volatile: true,
-	}}, nil
+	if rootfs.Mount == nil {
+		rootfs.Overlay = w.overlay(lowers)
+	}
+	return rootfs, nil
+}
+
+// overlay is a container's root filesystem with w at the top.
+func (w *writable) overlay(lowers []runtime.Lower) *runtime.Overlay {
+	return &runtime.Overlay{Lower: lowers, Upper: w.upper(), Work: w.work(), Volatile: true}
+}
+
+// readyNext has a root filesystem made for the container of the same image that
+// may come next. The container's own start has made all that it takes.
+func (c *Container) readyNext() {
+	x := c.own.hold
+	x.ready.refill(&c.engine.spares, x.root, x.lowers)
 }
 
 // layers gives what a container's overlay stands on, topmost first, mounted

@@ -72,6 +72,7 @@ func (c *Container) start(ctx context.Context) error {
 	if r.container, err = rt.Start(ctx, spec, options); err != nil {
 		return err
 	}
+	c.readyNext()
 	return c.started(r, since, bootTime())
 }
 

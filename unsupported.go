@@ -22,13 +22,16 @@ func supported() error {
 }
 
 type (
-	writables struct{ dir string }
-	writable  struct{ name string }
-	rootAttr  struct{}
+	writables  struct{ dir string }
+	writable   struct{ name string }
+	rootAttr   struct{}
+	readyRoots struct{}
 )
 
-func (*writables) close()         {}
-func (*writables) give(*writable) {}
+func (*writables) close()           {}
+func (*writables) give(*writable)   {}
+func (*readyRoots) stop(*writables) {}
+func (*Container) readyNext()       {}
 
 func (*Container) rootfs(context.Context) (runtime.Rootfs, error) {
 	return runtime.Rootfs{}, supported()
