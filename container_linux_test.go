@@ -235,8 +235,9 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// A writable layer that was left empty serves the next container; one that was
-// written to, or changed itself, does not.
+// A writable layer that was left empty serves another container, at once or by
+// way of a root filesystem made ahead; one that was written to, or changed
+// itself, does not.
 func TestWritableReused(t *testing.T) {
 	e := testEngine(t)
 	needRoot(t)
@@ -250,27 +251,57 @@ func TestWritableReused(t *testing.T) {
 		if err := c.Remove(t.Context(), RemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		c.own.hold.ready.work.Wait()
 		e.spares.settle()
 		return name
 	}
-	first := run("exit", "0")
-	for range 3 {
-		if next := run("exit", "0"); next != first {
-			t.Errorf("layer %s, not %s", next, first)
+	const some = 3 * (maxReady + 1)
+	names := map[string]bool{}
+	for range some {
+		names[run("exit", "0")] = true
+	}
+	if len(names) > maxReady+1 {
+		t.Errorf("%d containers, one after the other, had %d layers", some, len(names))
+	}
+	for _, change := range [][]string{{"write", "/file", "x"}, {"chmod", "/"}} {
+		changed := run(change...)
+		for range some {
+			if run("exit", "0") == changed {
+				t.Errorf("a layer was used again after %v", change)
+			}
 		}
 	}
-	run("write", "/file", "x")
-	second := run("exit", "0")
-	if second == first {
-		t.Error("a layer that was written to was used again")
-	}
-	run("chmod", "/")
-	if third := run("exit", "0"); third == second {
-		t.Error("a layer whose mode was changed was used again")
-	}
-	if entries, _ := os.ReadDir(e.spares.dir); len(entries) != 1 {
+	if entries, _ := os.ReadDir(e.spares.dir); len(entries) > maxReady+1 {
 		t.Errorf("%d layers on disk", len(entries))
 	}
+}
+
+// Root filesystems that were made ahead and not taken are let go of.
+func TestReadyRootsExpire(t *testing.T) {
+	e, img := plainImage(t)
+	c := started(t, e, img, Config{Args: []string{"exit", "0"}})
+	x := c.own.hold
+	x.ready.work.Wait()
+	if _, err := e.holds.take(img.ID()); err != nil { // so that the image stays held
+		t.Fatal(err)
+	}
+	defer e.holds.drop(img.ID(), x)
+	count := func() int {
+		x.ready.mu.Lock()
+		defer x.ready.mu.Unlock()
+		return len(x.ready.roots)
+	}
+	if n := count(); n != maxReady {
+		t.Errorf("%d roots are ready", n)
+	}
+	x.ready.expiry.Reset(0)
+	for range 1000 {
+		if count() == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Error("they are still there")
 }
 
 // The root directory is as the topmost layer has it that names it.
