@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/inboard/engine/internal/kernels/job"
+)
+
+// module is the import path of what this program tests, and room that of this
+// program.
+const (
+	module = "github.com/inboard/engine"
+	room   = module + "/internal/kernels"
+)
+
+// goPackage is what `go list -json` says of a package.
+type goPackage struct {
+	ImportPath   string
+	Dir          string
+	TestGoFiles  []string
+	XTestGoFiles []string
+}
+
+// listTests gives the packages that match patterns and have tests on Linux,
+// this program's own left out unless a pattern names them.
+func listTests(ctx context.Context, a arch, patterns []string) ([]goPackage, error) {
+	args := []string{"list", "-e", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}
+	own := len(patterns) > 0
+	if !own {
+		patterns = []string{module + "/..."}
+	}
+	text, err := output(goCommand(ctx, a, append(args, patterns...)...))
+	if err != nil {
+		return nil, err
+	}
+	var list []goPackage
+	for d := json.NewDecoder(strings.NewReader(text)); ; {
+		var p goPackage
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return list, nil
+		} else if err != nil {
+			return nil, fmt.Errorf("go list: %w", err)
+		}
+		itself := p.ImportPath == room || strings.HasPrefix(p.ImportPath, room+"/")
+		if len(p.TestGoFiles)+len(p.XTestGoFiles) > 0 && (own || !itself) {
+			list = append(list, p)
+		}
+	}
+}
+
+// goCommand is the go command for a static Linux program.
+func goCommand(ctx context.Context, a arch, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+a.name)
+	return cmd
+}
+
+// buildInit makes the machine's pid 1 at path.
+func buildInit(ctx context.Context, a arch, path string) error {
+	_, err := output(goCommand(ctx, a, "build", "-o", path, room+"/init"))
+	return err
+}
+
+// payload is a directory that becomes the machine's disk, and what the machine
+// is to do with it.
+type payload struct {
+	dir    string
+	tests  []job.Test
+	broken []result // packages whose tests do not build
+}
+
+// buildPayload compiles the tests of packages into dir, each with a copy of its
+// package's testdata.
+func buildPayload(ctx context.Context, a arch, packages []goPackage, args []string, dir string) (*payload, error) {
+	p := &payload{dir: dir}
+	failures := make([]error, len(packages))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i, pkg := range packages {
+		g.Go(func() error {
+			own := filepath.Join(dir, "tests", strconv.Itoa(i))
+			if err := os.MkdirAll(own, 0o755); err != nil {
+				return err
+			}
+			data := filepath.Join(pkg.Dir, "testdata")
+			if _, err := os.Stat(data); err == nil {
+				if err := os.CopyFS(filepath.Join(own, "testdata"), os.DirFS(data)); err != nil {
+					return err
+				}
+			}
+			_, failures[i] = output(goCommand(ctx, a, "test", "-c", "-vet=off", "-o", filepath.Join(own, job.Binary), pkg.ImportPath))
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for i, pkg := range packages {
+		if err := failures[i]; err != nil {
+			p.broken = append(p.broken, result{pkg: pkg.ImportPath, code: 1, output: err.Error() + "\n"})
+			continue
+		}
+		p.tests = append(p.tests, job.Test{Package: pkg.ImportPath, Dir: strconv.Itoa(i), Args: args})
+	}
+	return p, ctx.Err()
+}
