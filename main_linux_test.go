@@ -52,7 +52,6 @@ func runTests(m *testing.M) int {
 	before := takeInventory()
 	code := m.Run()
 	closeShared()
-	removeParents()
 	// What the fuzzer starts for itself is not looked at.
 	fuzzing := flag.Lookup("test.fuzz").Value.String() != ""
 	if !fuzzing {
@@ -68,16 +67,7 @@ func runTests(m *testing.M) int {
 	return code
 }
 
-// removeParents removes the cgroups above those of the containers, which stay
-// for the next engine.
-func removeParents() {
-	for _, dir := range parents() {
-		if err := os.Remove(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-		}
-	}
-}
-
+// parents are the directories that engines make their cgroups below.
 func parents() []string {
 	dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent + "/")
 	unified, _ := filepath.Glob("/sys/fs/cgroup/" + cgroupParent + "/")
@@ -97,7 +87,7 @@ func takeInventory() inventory {
 	fds, _ := os.ReadDir("/proc/self/fd")
 	for _, fd := range fds {
 		target, err := os.Readlink("/proc/self/fd/" + fd.Name())
-		if err == nil && !strings.HasPrefix(target, "/proc/") && !strings.HasPrefix(target, "anon_inode:[event") && filepath.Dir(target) != "/sys/fs/cgroup" {
+		if err == nil && !strings.HasPrefix(target, "/proc/") && !strings.HasPrefix(target, "anon_inode:[event") && !keptForProcess(target) {
 			i.fds = append(i.fds, fd.Name()+" "+target)
 		}
 	}
@@ -177,4 +167,11 @@ func testEngine(t *testing.T, root ...string) *Engine {
 		}
 	})
 	return e
+}
+
+// keptForProcess tells what package cgroup keeps open as long as the process
+// lives, however many engines it opens: the hierarchies, and programs that
+// enforce device rules.
+func keptForProcess(target string) bool {
+	return target == "/sys/fs/cgroup" || filepath.Dir(target) == "/sys/fs/cgroup" || target == "anon_inode:bpf-prog"
 }

@@ -26,8 +26,10 @@ func TestShort(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	if _, err := exec.LookPath("busybox"); err != nil {
-		t.Skip("not installed: busybox (Debian: busybox-static)")
+	for program, in := range map[string]string{"busybox": "busybox-static", "tar": "tar"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("not installed: %s (Debian: %s)", program, in)
+		}
 	}
 	dir := t.TempDir()
 	var stdout, stderr strings.Builder

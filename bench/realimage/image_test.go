@@ -26,6 +26,9 @@ func TestExtraLayer(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for device nodes")
 	}
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("not installed: GNU tar")
+	}
 	dir := t.TempDir()
 	root := filepath.Join(dir, "extra")
 	if err := writeExtra(root); err != nil {
