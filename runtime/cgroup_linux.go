@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,7 +79,7 @@ func (g *cgroups) get(path string, r *specs.LinuxResources) (*cgroup.Cgroup, err
 		return nil, errClosed
 	}
 	if r != nil {
-		g.rules = r.Devices
+		g.rules = slices.Clone(r.Devices) // the caller may change his spec
 	}
 	if n := len(g.spare); n > 0 {
 		c := g.spare[n-1]

@@ -29,8 +29,10 @@ type Container struct {
 	filter  *filter // of its processes
 
 	mu      sync.Mutex
-	waiting *creation // between Create and Start
-	entries int       // programs that are entering the cgroup
+	waiting *creation      // between Create and Start
+	entries int            // programs that are entering the cgroup
+	entered sync.WaitGroup // the same, for Delete
+	leaving *time.Timer
 	deleted bool
 	gone    chan struct{} // closed by the first Delete when all is freed
 }
@@ -188,8 +190,12 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 	}
 	child, err := k.clone(b.program, unix.CLONE_NEWPID, b.intoCgroup)
 	if err != nil {
-		if child != nil {
-			c.cgroup.Kill(ctx)
+		if child != nil { // it runs, and the host is out of descriptors to hold on to it
+			theirs.Close()
+			run.close() // to kill takes some too
+			if c.cgroup.Kill(context.WithoutCancel(ctx)) == nil {
+				<-child.ended
+			}
 		}
 		return err
 	}
@@ -348,6 +354,9 @@ func (c *Container) Delete(ctx context.Context) error {
 	c.mu.Lock()
 	first := !c.deleted
 	c.deleted = true
+	if c.leaving != nil {
+		c.leaving.Stop()
+	}
 	run := c.waiting
 	c.waiting = nil
 	c.mu.Unlock()
@@ -364,6 +373,7 @@ func (c *Container) Delete(ctx context.Context) error {
 		run.close()
 	}
 	<-c.process.settled // the kernel has killed all of its pid namespace by then
+	c.entered.Wait()    // an exec has the cgroup's files by their numbers
 	c.process.closePidfd()
 	c.rt.forget(c)
 	c.rt.cgroups.remove(c.cgroup)
@@ -371,18 +381,41 @@ func (c *Container) Delete(ctx context.Context) error {
 	return nil
 }
 
+// entryIdle is how long the cgroup's files stay open for the next exec. Opening
+// them costs a quarter of starting a process; an idle container has none open.
+const entryIdle = time.Second
+
 // entering keeps the files of the cgroup open, which are shared, until the
-// returned function is called.
-func (c *Container) entering() (done func()) {
+// returned function is called. It fails for a container that is being deleted,
+// which closes them.
+func (c *Container) entering() (done func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.deleted {
+		return nil, errNotRunning
+	}
 	c.entries++
+	c.entered.Add(1)
 	return func() {
+		defer c.entered.Done()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.entries--; c.entries == 0 && !c.deleted {
-			c.cgroup.Release()
+		c.entries--
+		if c.deleted {
+			return
 		}
+		if c.leaving == nil {
+			c.leaving = time.AfterFunc(entryIdle, c.leave)
+		}
+		c.leaving.Reset(entryIdle)
+	}, nil
+}
+
+func (c *Container) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entries == 0 && !c.deleted {
+		c.cgroup.Release()
 	}
 }
 

@@ -67,7 +67,11 @@ func (c *Container) credential(p *specs.Process, user string) (*credential, erro
 func (c *Container) exec(ctx context.Context, p *specs.Process, who *credential, s *streams, o *ProcessOptions) (*Process, error) {
 	b := newBuilder(c.rt, nil, c.cgroup)
 	defer b.close()
-	defer c.entering()()
+	entered, err := c.entering()
+	if err != nil {
+		return nil, err
+	}
+	defer entered()
 	target, err := c.process.pidfdCopy()
 	if err != nil {
 		return nil, err
@@ -83,7 +87,16 @@ func (c *Container) exec(ctx context.Context, p *specs.Process, who *credential,
 	k.expectFork()
 	middle, err := k.clone(b.program, 0, b.intoCgroup)
 	if err != nil {
-		k.adopt(0)
+		if middle != nil { // it runs, and the host is out of descriptors to hold on to it
+			<-middle.ended
+		}
+		if child := k.adopt(int(b.word(pidSlot))); child != nil {
+			b.close() // to kill takes some too
+			lost := newProcess(child, s, o.WaitDelay, c.cgroup, k)
+			lost.kill()
+			<-child.ended
+			lost.closePidfd()
+		}
 		return nil, err
 	}
 	s.started()

@@ -31,6 +31,7 @@ type Process struct {
 	mu    sync.Mutex
 	pidfd *os.File // nil: not opened yet, or closed
 	over  bool     // pidfd is not opened again
+	pid   int      // in the caller's pid namespace, once asked for
 
 	status Status
 	err    error
@@ -121,10 +122,13 @@ func (p *Process) kill() { p.Signal(context.Background(), unix.SIGKILL) }
 func (p *Process) Pid() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ended() || p.open() != nil {
+	if p.ended() {
 		return 0
 	}
-	return pidOf(int(p.pidfd.Fd()))
+	if p.pid == 0 && p.open() == nil {
+		p.pid = pidOf(int(p.pidfd.Fd()))
+	}
+	return p.pid
 }
 
 // pidOf reads a pidfd's process from fdinfo; 0 when it is gone.

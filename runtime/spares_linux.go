@@ -106,7 +106,11 @@ func (s *spares) close() {
 	s.closed = true
 	s.mu.Unlock()
 	s.work.Wait()
-	for _, k := range s.kinds {
+	s.mu.Lock()
+	kinds := s.kinds
+	s.kinds = nil // a start that is still on its way finds none
+	s.mu.Unlock()
+	for _, k := range kinds {
 		for _, f := range k.ready {
 			f.Close()
 		}
