@@ -32,6 +32,8 @@ type builder struct {
 
 	loopbackIsUp bool
 
+	// unified tells that the child enters its v2 cgroup.
+	unified bool
 	// intoCgroup is the index among the descriptors of the v2 cgroup that the
 	// keeper clones the child into, or -1.
 	intoCgroup int
@@ -131,10 +133,12 @@ func (b *builder) enterCgroup() {
 		b.fail(err)
 		return
 	}
-	dir, err := b.cgroup.Dir()
-	if err != nil {
-		b.fail(err)
-		return
+	var dir *os.File
+	if b.unified {
+		if dir, err = b.cgroup.Dir(); err != nil {
+			b.fail(err)
+			return
+		}
 	}
 	zero := b.string("0")
 	for _, f := range files {
@@ -154,6 +158,15 @@ func (b *builder) enterCgroup() {
 		procs := b.sendOwned(os.NewFile(uintptr(fd), "cgroup.procs"))
 		b.add("join cgroup "+dir.Name(), unix.SYS_WRITE, procs, zero, 1)
 	}
+}
+
+// usesUnified tells whether a container has to be in its v2 cgroup. On a hybrid
+// host that is only so if it has limits there: each hierarchy that a process
+// enters costs it a set of new objects in the kernel, and what ends a container
+// is its pid namespace.
+func (r *Runtime) usesUnified(limits *specs.LinuxResources) bool {
+	return r.cgroups.host.Mode() != cgroup.Hybrid ||
+		limits != nil && (len(limits.HugepageLimits) > 0 || len(limits.Unified) > 0)
 }
 
 // haveClone3 probes once for clone3, Linux 5.3, which a seccomp filter around

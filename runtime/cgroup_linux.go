@@ -103,7 +103,7 @@ func (g *cgroups) make() (*cgroup.Cgroup, error) {
 }
 
 // refill makes spares in the background, ready to be entered. It is called when
-// a container is on its way, so as not to compete with it. An error is no
+// a container has been started, so as not to compete with that. An error is no
 // matter here: the next take meets it.
 func (g *cgroups) refill() {
 	g.mu.Lock()

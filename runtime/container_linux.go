@@ -27,6 +27,7 @@ type Container struct {
 	cgroup  *cgroup.Cgroup
 	ns      uintptr // CLONE_NEW flags of its namespaces
 	filter  *filter // of its processes
+	unified bool    // they are in the v2 cgroup
 
 	mu      sync.Mutex
 	waiting *creation      // between Create and Start
@@ -105,6 +106,8 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 		streams.close()
 		return nil, err
 	}
+	r.cgroups.refill()
+	r.spares.refill()
 	c.cgroup.Release()
 	r.mu.Lock()
 	closed := r.closed
@@ -157,7 +160,9 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 	if err != nil {
 		return err
 	}
+	c.unified = c.rt.usesUnified(l.spec.Linux.Resources)
 	b := newBuilder(c.rt, l.spec, c.cgroup)
+	b.unified = c.unified
 	run := &creation{program: b.program, link: ours}
 	defer func() {
 		theirs.Close()
@@ -199,8 +204,6 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		}
 		return err
 	}
-	c.rt.cgroups.refill()
-	c.rt.spares.refill()
 	theirs.Close()
 	l.streams.started()
 	c.process = newProcess(child, l.streams, l.options.WaitDelay, c.cgroup, k)

@@ -66,6 +66,7 @@ func (c *Container) credential(p *specs.Process, user string) (*credential, erro
 
 func (c *Container) exec(ctx context.Context, p *specs.Process, who *credential, s *streams, o *ProcessOptions) (*Process, error) {
 	b := newBuilder(c.rt, nil, c.cgroup)
+	b.unified = c.unified
 	defer b.close()
 	entered, err := c.entering()
 	if err != nil {

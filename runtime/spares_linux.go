@@ -61,7 +61,7 @@ func (s *spares) takeReady(key string, make func() (*os.File, error)) *os.File {
 }
 
 // refill makes spares of the kinds that were taken, in the background. It is
-// called when a container is on its way, so as not to compete with it.
+// called when a container has been started, so as not to compete with that.
 func (s *spares) refill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
