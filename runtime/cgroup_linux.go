@@ -26,6 +26,7 @@ type cgroups struct {
 	host   *cgroup.Host
 	parent *cgroup.Parent
 	path   string
+	lock   *os.File // the Runtime's, which says what a sweep has to remove
 
 	mu     sync.Mutex
 	next   int
@@ -39,12 +40,15 @@ type cgroups struct {
 // sparesAhead is how many cgroups, and mounts of a kind, wait for a container.
 const sparesAhead = 4
 
-func openCgroups(path string) (*cgroups, error) {
+func openCgroups(path string, lock *os.File) (*cgroups, error) {
 	host, err := cgroup.Detect()
 	if err != nil {
 		return nil, fmt.Errorf("cgroups: %w", err)
 	}
-	return &cgroups{host: host, path: path}, nil
+	if _, err := lock.WriteString(path + "\n"); err != nil {
+		return nil, err
+	}
+	return &cgroups{host: host, path: path, lock: lock}, nil
 }
 
 // take returns a cgroup for a container with the limits and rules of r: at
@@ -71,7 +75,7 @@ func (g *cgroups) get(path string, r *specs.LinuxResources) (*cgroup.Cgroup, err
 		if strings.Contains(path, ":") {
 			return nil, fmt.Errorf("cgroup path %q: systemd's form is not supported: %w", path, errdefs.ErrNotImplemented)
 		}
-		return g.host.New(path)
+		return g.makeNamed(strings.Trim(path, "/"))
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -87,6 +91,30 @@ func (g *cgroups) get(path string, r *specs.LinuxResources) (*cgroup.Cgroup, err
 		return c, nil
 	}
 	return g.make()
+}
+
+// makeNamed makes a cgroup that a spec names.
+func (g *cgroups) makeNamed(path string) (*cgroup.Cgroup, error) {
+	if strings.Contains(path, "\n") {
+		return nil, fmt.Errorf("cgroup path %q: %w", path, errdefs.ErrInvalidArgument)
+	}
+	c, err := g.host.New(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.note("+", path); err != nil {
+		g.remove(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+// note writes to the lock file what becomes of a named cgroup.
+func (g *cgroups) note(what, path string) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, err := g.lock.WriteString(what + path + "\n")
+	return err
 }
 
 // make makes a cgroup; g.mu is held.
@@ -142,6 +170,9 @@ func (g *cgroups) remove(c *cgroup.Cgroup) {
 		if c.Remove(ctx) != nil { // something lives in it still
 			c.Kill(context.Background())
 			c.Remove(context.Background())
+		}
+		if path.Dir(c.Path()) != g.path {
+			g.note("-", c.Path())
 		}
 	}
 	g.mu.Lock()

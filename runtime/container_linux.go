@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -136,9 +138,14 @@ func checkSpec(spec *specs.Spec) error {
 		return no(errdefs.ErrNotImplemented, "rootfs propagation "+spec.Linux.RootfsPropagation)
 	case spec.Linux.MountLabel != "" || spec.Linux.IntelRdt != nil || spec.Linux.Personality != nil || len(spec.Linux.TimeOffsets) > 0:
 		return no(errdefs.ErrNotImplemented, "mount label, Intel RDT, personality or time offsets")
+	case len(spec.Linux.Devices) > 0 && !slices.ContainsFunc(spec.Mounts, isDev):
+		return no(errdefs.ErrNotImplemented, "devices without a tmpfs on /dev")
 	}
 	return checkProcess(spec.Process)
 }
+
+// isDev tells whether a mount is the one that devices are made in.
+func isDev(m specs.Mount) bool { return m.Type == "tmpfs" && path.Clean(m.Destination) == "/dev" }
 
 // A launch is what one container's program is made of.
 type launch struct {

@@ -140,10 +140,10 @@ func TestStepErrors(t *testing.T) {
 		step    string
 		errs    []syscall.Errno
 	}{
-		"proc is a file": {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/proc", "") }, "mount proc on /proc", []syscall.Errno{unix.ENOTDIR, unix.EINVAL}},
-		"proc is a link": {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/proc", "tmp") }, "mount proc on /proc", []syscall.Errno{unix.ENOTDIR, unix.EINVAL}},
-		"dev is a link":  {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/dev", "/tmp") }, "mount tmpfs on /dev", []syscall.Errno{unix.ENOTDIR, unix.EINVAL}},
-		"sys is a file":  {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/sys", "") }, "mount sysfs on /sys", []syscall.Errno{unix.ENOTDIR, unix.EINVAL}},
+		"proc is a file": {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/proc", "") }, "mount proc on /proc", []syscall.Errno{unix.ENOTDIR}},
+		"proc is a link": {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/proc", "tmp") }, "mount proc on /proc", []syscall.Errno{unix.ENOTDIR}},
+		"dev is a link":  {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/dev", "/tmp") }, "mount tmpfs on /dev", []syscall.Errno{unix.ENOTDIR}},
+		"sys is a file":  {func(t *testing.T, root string, s *specs.Spec) { replace(t, root+"/sys", "") }, "mount sysfs on /sys", []syscall.Errno{unix.ENOTDIR}},
 		"target in file": {func(t *testing.T, root string, s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/passwd/x", Type: "tmpfs"})
 		}, "mount tmpfs on /etc/passwd/x", []syscall.Errno{unix.ENOTDIR}},

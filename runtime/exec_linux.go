@@ -49,6 +49,9 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, o ProcessOptions
 	process, err := c.exec(ctx, p, credential, streams, &o)
 	if err != nil {
 		streams.close()
+		if c.process.ended() { // in the middle of it, and that is why
+			return nil, errNotRunning
+		}
 		return nil, err
 	}
 	return process, nil

@@ -59,6 +59,7 @@ func hostKill(args []string) int {
 	for _, s := range list[2:] {
 		s.Process.User = specs.User{UID: 1000, GID: 1001}
 	}
+	list[1].Linux.CgroupsPath = "/" + os.Getenv("INBOARD_TEST_PARENT") + "-named"
 	for i, s := range list {
 		c, err := r.Start(background, s, o)
 		if err != nil {
@@ -142,15 +143,17 @@ func TestKillHost(t *testing.T) {
 		t.Fatal("lock files:", locks)
 	}
 	id := strings.TrimSuffix(filepath.Base(locks[0]), lockSuffix)
-	if len(cgroupDirs(testParent+"/"+id)) == 0 {
+	named := testParent + "-named"
+	if len(cgroupDirs(testParent+"/"+id)) == 0 || len(cgroupDirs(named)) == 0 {
 		t.Error("no cgroup left to sweep: this test shows nothing")
 	}
-	r, err := Open(Options{Dir: dir, CgroupParent: testParent})
+	// Another parent does not keep the sweep from finding what was left.
+	r, err := Open(Options{Dir: dir, CgroupParent: testParent + "-other"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if left := cgroupDirs(testParent + "/" + id); len(left) > 0 {
+	if left := append(cgroupDirs(testParent+"/"+id), cgroupDirs(named)...); len(left) > 0 {
 		t.Error("left after the next Open:", left)
 	}
 	if _, err := os.Stat(locks[0]); err == nil {

@@ -186,18 +186,19 @@ func mkdirAllAt(dir int, rel string) error {
 // procfs somewhere else.
 func (b *builder) attach(what string, mount uintptr, destination string) {
 	empty := b.string("")
-	move := func(dir uintptr, name string, flags uint64) {
-		b.add(what, unix.SYS_MOVE_MOUNT, mount, empty, dir, b.string(name), unix.MOVE_MOUNT_F_EMPTY_PATH).
-			with(flagArg0 | flags)
+	move := func(dir, name, flags uintptr) {
+		b.add(what, unix.SYS_MOVE_MOUNT, mount, empty, dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH|flags).
+			with(flagArg0 | flagArg2)
 	}
 	if dir, rel, ok := b.below(destination); ok {
-		move(dir, rel, flagArg2)
+		move(dir, b.string(rel), 0)
 		return
 	}
 	dir, name := path.Split(destination)
 	parent := b.makeParents(what, strings.Trim(dir, "/"))
 	b.add(what, unix.SYS_MKDIRAT, parent, b.string(name), 0o755).with(flagArg0).orSkip(anyErrno, 0)
-	move(parent, name, flagArg2)
+	target := b.openSafe(what, parent, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	move(target, empty, unix.MOVE_MOUNT_T_EMPTY_PATH)
 }
 
 // makeParents makes the directories of a path in the root that are missing,

@@ -62,7 +62,7 @@ func Open(o Options) (*Runtime, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := sweep(dir, parent); err != nil {
+	if err := sweep(dir); err != nil {
 		return nil, err
 	}
 	id := newID()[:12]
@@ -72,7 +72,7 @@ func Open(o Options) (*Runtime, error) {
 	}
 	r := &Runtime{dir: dir, id: id, lock: lock, containers: map[*Container]bool{}, filters: map[*specs.LinuxSeccomp]*filter{}}
 	if r.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-		r.cgroups, err = openCgroups(path.Join(parent, id))
+		r.cgroups, err = openCgroups(path.Join(parent, id), lock)
 	}
 	if err != nil {
 		r.unlock()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +17,10 @@ import (
 )
 
 // lockSuffix ends the names of the files that Runtimes lock: <id>.lock. The
-// kernel drops a lock with its process, however that ends.
+// kernel drops a lock with its process, however that ends. The file says what
+// cgroups the Runtime has, a line each: first the one above all of its own
+// naming, then "+PATH" when it makes one that a spec names and "-PATH" when
+// that is removed.
 const lockSuffix = ".lock"
 
 // lockNew makes and locks a file. A sweep may take it for an abandoned one
@@ -43,24 +48,23 @@ func sameFile(f *os.File, name string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// sweep removes what Runtimes have left whose process is gone: their cgroups,
-// with whatever may still run in them, and their lock files.
-func sweep(dir, cgroupParent string) error {
+// sweep removes what Runtimes have left whose process is gone: their cgroups
+// and their lock files.
+func sweep(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, e := range entries {
-		id, ok := strings.CutSuffix(e.Name(), lockSuffix)
-		if ok && e.Type().IsRegular() {
-			errs = append(errs, sweepOne(filepath.Join(dir, e.Name()), path.Join(cgroupParent, id)))
+		if strings.HasSuffix(e.Name(), lockSuffix) && e.Type().IsRegular() {
+			errs = append(errs, sweepOne(filepath.Join(dir, e.Name())))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func sweepOne(name, cgroupPath string) error {
+func sweepOne(name string) error {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -72,12 +76,52 @@ func sweepOne(name, cgroupPath string) error {
 	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil || !sameFile(f, name) {
 		return nil // its Runtime lives, or another sweep has it
 	}
-	host, err := cgroup.Detect()
+	content, err := io.ReadAll(f)
 	if err == nil {
-		err = errors.Join(host.RemoveAll(context.Background(), cgroupPath), host.Prune(path.Dir(cgroupPath)))
+		err = sweepCgroups(leftCgroups(string(content)))
 	}
 	if err != nil {
 		return fmt.Errorf("sweep %s: %w", name, err)
 	}
 	return os.Remove(name)
+}
+
+// leftCgroups reads a lock file: the cgroup above all, or "" where the Runtime
+// had not come to write it, and the named ones that were not removed. A line
+// without its newline was not written whole, and then nothing was made.
+func leftCgroups(content string) (parent string, named []string) {
+	for line := range strings.Lines(content) {
+		line, whole := strings.CutSuffix(line, "\n")
+		switch path, made := strings.CutPrefix(line, "+"); {
+		case !whole:
+		case made:
+			named = append(named, path)
+		case strings.HasPrefix(line, "-"):
+			named = slices.DeleteFunc(named, func(n string) bool { return n == line[1:] })
+		default:
+			parent = line
+		}
+	}
+	return parent, named
+}
+
+// sweepCgroups removes the cgroups of a Runtime. In those of its own naming it
+// kills what may still run; a named one may have become somebody else's, and
+// goes only if it is empty.
+func sweepCgroups(parent string, named []string) error {
+	if parent == "" && len(named) == 0 {
+		return nil
+	}
+	host, err := cgroup.Detect()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range named {
+		errs = append(errs, host.Prune(p))
+	}
+	if parent != "" {
+		errs = append(errs, host.RemoveAll(context.Background(), parent), host.Prune(path.Dir(parent)))
+	}
+	return errors.Join(errs...)
 }

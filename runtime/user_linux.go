@@ -45,6 +45,9 @@ func lookupCredential(root int, user string, p *specs.Process) (*credential, err
 		return c, nil
 	}
 	name, group, hasGroup := strings.Cut(user, ":")
+	if name == "" {
+		name = "0" // as Docker reads ":group"
+	}
 	c, entry, err := resolveUser(root, name)
 	if err != nil {
 		return nil, err

@@ -48,6 +48,7 @@ func TestLookupCredential(t *testing.T) {
 		"5:6": "5:6 [] /", "2147483647:2147483647": "2147483647:2147483647 [] /",
 		// CVE-2016-3697: a name made of digits does not count.
 		"2000": "2000:0 [] /", "2000:100": "2000:100 [] /",
+		":a": "0:10 [] /root",
 	} {
 		c, err := lookupCredential(fd, user, &specs.Process{})
 		if err != nil {
@@ -60,7 +61,7 @@ func TestLookupCredential(t *testing.T) {
 	}
 	for _, user := range []string{
 		"nobody", "user:nobody", "1000:evil", "2147483648", "4294967295", "4294967296", "18446744073709551616", "-1", "-2147483648",
-		"0:-1", "0:4294967296", "bad", "worse", "letters", "short", "broken", "user:broken", "user:d", "user:big", "1000\n", " root", "user:", ":", ":a", "999999999999999999999999999",
+		"0:-1", "0:4294967296", "bad", "worse", "letters", "short", "broken", "user:broken", "user:d", "user:big", "1000\n", " root", "user:", ":", ":nobody", "999999999999999999999999999",
 	} {
 		if c, err := lookupCredential(fd, user, &specs.Process{}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %+v, %v", user, c, err)
