@@ -282,6 +282,9 @@ func TestReadyRootsExpire(t *testing.T) {
 	c := started(t, e, img, Config{Args: []string{"exit", "0"}})
 	x := c.own.hold
 	x.ready.work.Wait()
+	if x.ready.stopped {
+		t.Skip("needs an overlay that the host can mount: Linux 6.5")
+	}
 	if _, err := e.holds.take(img.ID()); err != nil { // so that the image stays held
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"os"
 	"sync"
 	"time"
@@ -70,9 +71,12 @@ func (r *readyRoots) makeOne(p *writables, attr rootAttr, lowers []runtime.Lower
 	root, err := newReadyRoot(p, attr, lowers)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err == nil && !r.stopped {
+	switch {
+	case errors.Is(err, ErrNotImplemented): // on this kernel a container's program mounts its overlay
+		r.stopped = true
+	case err == nil && !r.stopped:
 		r.roots = append(r.roots, root)
-	} else if err == nil {
+	case err == nil:
 		root.drop(p)
 	}
 	r.making = err == nil && !r.stopped && len(r.roots) < maxReady
