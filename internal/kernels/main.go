@@ -213,7 +213,7 @@ func (o *options) onSystem(ctx context.Context, s *system, init string, load *pa
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	ok := run.finish(err, m.console(40))
+	ok := run.finish(err, m.console(200))
 	p.machine(s, run.booted.Sub(start), time.Since(start))
 	return good && ok, nil
 }
