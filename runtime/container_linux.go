@@ -30,6 +30,9 @@ type Container struct {
 	ns      uintptr // CLONE_NEW flags of its namespaces
 	filter  *filter // of its processes
 	unified bool    // they are in the v2 cgroup
+	standby standby // for the next exec
+
+	pidsLimited bool
 
 	mu      sync.Mutex
 	waiting *creation      // between Create and Start
@@ -168,6 +171,7 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		return err
 	}
 	c.unified = c.rt.usesUnified(l.spec.Linux.Resources)
+	c.pidsLimited = l.spec.Linux.Resources != nil && l.spec.Linux.Resources.Pids != nil
 	b := newBuilder(c.rt, l.spec, c.cgroup)
 	b.unified = c.unified
 	run := &creation{program: b.program, link: ours}
@@ -379,11 +383,12 @@ func (c *Container) Delete(ctx context.Context) error {
 		}
 	}
 	c.process.kill()
+	c.standby.drop(true)
 	if run != nil {
 		run.close()
 	}
 	<-c.process.settled // the kernel has killed all of its pid namespace by then
-	c.entered.Wait()    // an exec has the cgroup's files by their numbers
+	c.entered.Wait()    // an exec has the cgroup's files by their numbers, a standby the mounts
 	c.process.closePidfd()
 	c.rt.forget(c)
 	c.rt.cgroups.remove(c.cgroup)
@@ -425,6 +430,7 @@ func (c *Container) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.entries == 0 && !c.deleted {
+		c.standby.drop(false)
 		c.cgroup.Release()
 	}
 }

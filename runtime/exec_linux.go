@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -67,56 +69,94 @@ func (c *Container) credential(p *specs.Process, user string) (*credential, erro
 	return lookupCredential(int(root.Fd()), user, p)
 }
 
+// exec executes a command, through a standby if there is one that fits.
 func (c *Container) exec(ctx context.Context, p *specs.Process, who *credential, s *streams, o *ProcessOptions) (*Process, error) {
-	b := newBuilder(c.rt, nil, c.cgroup)
-	b.unified = c.unified
-	defer b.close()
 	entered, err := c.entering()
 	if err != nil {
 		return nil, err
 	}
 	defer entered()
-	target, err := c.process.pidfdCopy()
-	if err != nil {
+	t := stanceOf(p, who)
+	process, err := c.execStandby(ctx, t, p, who, s, o)
+	if errors.Is(err, errNoStandby) {
+		process, err = c.execAtOnce(ctx, p, who, s, o)
+	}
+	if err == nil {
+		c.standBy(t, process)
+	}
+	return process, err
+}
+
+// execAtOnce executes a command with a process that goes all the way.
+func (c *Container) execAtOnce(ctx context.Context, p *specs.Process, who *credential, s *streams, o *ProcessOptions) (*Process, error) {
+	m := c.newMiddle()
+	defer m.release()
+	m.stdio(s.child, -1)
+	if err := m.enter(3); err != nil {
 		return nil, err
 	}
-	pidSlot, command := b.exec(c, b.sendOwned(target), p, who, s)
-	if b.err != nil {
-		return nil, b.err
+	m.become(p, who, c.filter)
+	command := m.fork(p, who)
+	if m.err != nil {
+		return nil, m.err
 	}
-	if err := b.write(0); err != nil {
+	if err := m.write(0); err != nil {
 		return nil, err
 	}
+	return m.run(ctx, command, s, o, m.start)
+}
+
+// A middle is the process between the keeper and an exec'd one, with its
+// program: it enters the container and becomes what the command is to be. Only
+// what it forks then is in the container's pid namespace.
+type middle struct {
+	*builder
+	container     *Container
+	child         *child   // nil: not started
+	link          *os.File // the host's end, of one that waits for its command
+	pidSlot, page uintptr  // for the pid of what it forks, in the keeper's pid namespace
+	forked        bool     // it has
+}
+
+func (c *Container) newMiddle() *middle {
+	m := &middle{builder: newBuilder(c.rt, nil, c.cgroup), container: c}
+	m.unified = c.unified
+	return m
+}
+
+// start has the keeper clone the middle process.
+func (m *middle) start() (err error) {
+	m.child, err = m.container.process.keeper.clone(m.program, 0, m.intoCgroup)
+	return err
+}
+
+// run has the middle process fork, and goes with it until the command has been
+// executed. begin makes it go. Whatever comes of it, the middle is released.
+func (m *middle) run(ctx context.Context, command *command, s *streams, o *ProcessOptions, begin func() error) (*Process, error) {
+	c := m.container
 	k := c.process.keeper
 	k.expectFork()
-	middle, err := k.clone(b.program, 0, b.intoCgroup)
-	if err != nil {
-		if middle != nil { // it runs, and the host is out of descriptors to hold on to it
-			<-middle.ended
-		}
-		if child := k.adopt(int(b.word(pidSlot))); child != nil {
-			b.close() // to kill takes some too
-			lost := newProcess(child, s, o.WaitDelay, c.cgroup, k)
-			lost.kill()
-			<-child.ended
-			lost.closePidfd()
-		}
-		return nil, err
-	}
-	s.started()
-	// The middle process ends when its child has executed the command, or died.
-	err = awaitChild(ctx, middle)
-	child := k.adopt(int(b.word(pidSlot)))
-	middle.pidfd.Close()
+	err := begin()
 	if err == nil {
-		err = command.outcome(b.program)
+		// It ends when what it forked has executed the command, or died.
+		err = awaitChild(ctx, m.child)
+	} else if m.child != nil { // it is there, and the host cannot make use of it
+		m.dismiss()
+		<-m.child.ended
 	}
+	child := k.adopt(int(m.word(m.pidSlot)))
+	m.forked = child != nil
+	if err == nil {
+		err = command.outcome(m.program)
+	}
+	m.release() // before a kill, which takes descriptors of a host that may have none left
 	if child == nil {
 		if err == nil {
 			err = errNotReached
 		}
 		return nil, err
 	}
+	s.started()
 	process := newProcess(child, s, o.WaitDelay, c.cgroup, k)
 	go func() { // nobody has to ask for its end
 		<-child.ended
@@ -128,6 +168,28 @@ func (c *Container) exec(ctx context.Context, p *specs.Process, who *credential,
 		return nil, err
 	}
 	return process, nil
+}
+
+// dismiss has the middle process end.
+func (m *middle) dismiss() {
+	if m.link != nil {
+		m.link.Close()
+	}
+	if m.child.pidfd != nil {
+		unix.PidfdSendSignal(int(m.child.pidfd.Fd()), unix.SIGKILL, nil, 0)
+	}
+}
+
+// release frees what the host has of a middle process that has ended, or was
+// not started. A second release does nothing.
+func (m *middle) release() {
+	m.close()
+	if m.link != nil {
+		m.link.Close()
+	}
+	if m.child != nil && m.child.pidfd != nil {
+		m.child.pidfd.Close()
+	}
 }
 
 // awaitChild waits for a child's end; if ctx ends first, it is killed.
@@ -142,45 +204,54 @@ func awaitChild(ctx context.Context, c *child) error {
 	}
 }
 
-// exec compiles a whole program that enters a container, whose first process
-// the descriptor target stands for. The slot gets the pid of the process that
-// stays, in the keeper's pid namespace.
-func (b *builder) exec(c *Container, target uintptr, p *specs.Process, who *credential, s *streams) (pidSlot uintptr, cmd *command) {
-	filter := c.filter
-	b.stdio(s.child, -1)
-	b.enterCgroup()
-	pidSlot, page := b.pageSlot()
-	b.add("enter the container's namespaces", unix.SYS_SETNS, target, c.ns)
-	b.closeAll()
+// enter takes the process into the container's cgroup and namespaces, and
+// leaves it the descriptors below keep.
+func (m *middle) enter(keep uintptr) error {
+	c := m.container
+	target, err := c.process.pidfdCopy()
+	if err != nil {
+		return err
+	}
+	pidfd := m.sendOwned(target)
+	m.enterCgroup()
+	m.pidSlot, m.page = m.pageSlot()
+	m.add("enter the container's namespaces", unix.SYS_SETNS, pidfd, c.ns)
+	m.add("close descriptors", unix.SYS_CLOSE_RANGE, keep, 0xffffffff, 0)
+	return m.err
+}
+
+// become makes a process that is in the container what its command will be, up
+// to the seccomp filter.
+func (b *builder) become(p *specs.Process, who *credential, f *filter) {
 	b.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).orSkip(anyErrno, 0)
 	b.workingDirectory(p.Cwd, false)
 	b.limits(p) // after what needs descriptors
 	b.noNewPrivileges(p)
-	keepAdmin := len(filter.code) > 0 && !p.NoNewPrivileges
+	keepAdmin := len(f.code) > 0 && !p.NoNewPrivileges
 	b.credentials(p, who, keepAdmin)
 	b.signals()
-	b.seccomp(filter.code, filter.flags)
+	b.seccomp(f.code, f.flags)
 	if keepAdmin {
 		if sets, err := capabilitySets(p.Capabilities); err == nil {
 			b.capset(sets)
 		}
 	}
+}
+
+// fork adds what becomes visible in the container: the process with the
+// command. It has descriptors 0 to 2 and nothing left to do but execve.
+func (m *middle) fork(p *specs.Process, who *credential) *command {
 	// The child is the keeper's, like the first process. With CLONE_VFORK the
 	// parent half ends after the child's execve, which tells the host; with
 	// CLONE_PARENT_SETTID the host knows the child also when it has killed the
 	// parent half meanwhile. clone and not clone3: Docker's filter allows it.
 	// The child shares the program, and whoever can trace it in the container
 	// could write there; so it does not get the page with its pid.
-	b.add("hide the pid", unix.SYS_MADVISE, pidSlot, page, unix.MADV_DONTFORK)
-	b.add("enter the pid namespace", unix.SYS_CLONE,
-		unix.CLONE_PARENT|unix.CLONE_VFORK|unix.CLONE_PARENT_SETTID|uintptr(unix.SIGCHLD), 0, pidSlot).
-		into(pidSlot).with(flagFork)
+	m.add("hide the pid", unix.SYS_MADVISE, m.pidSlot, m.page, unix.MADV_DONTFORK)
+	m.add("enter the pid namespace", unix.SYS_CLONE,
+		unix.CLONE_PARENT|unix.CLONE_VFORK|unix.CLONE_PARENT_SETTID|uintptr(unix.SIGCHLD), 0, m.pidSlot).
+		into(m.pidSlot).with(flagFork)
 	// A session made before would have an id that means nothing in there.
-	b.add("new session", unix.SYS_SETSID).orSkip(anyErrno, 0)
-	return pidSlot, b.execute(p, who.home)
-}
-
-// closeAll leaves 0 to 2.
-func (b *builder) closeAll() {
-	b.add("close descriptors", unix.SYS_CLOSE_RANGE, 3, 0xffffffff, 0)
+	m.add("new session", unix.SYS_SETSID).orSkip(anyErrno, 0)
+	return m.execute(p, who.home)
 }

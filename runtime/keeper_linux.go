@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"sync"
 	"syscall"
 
@@ -92,7 +93,7 @@ func (k *keeper) boot(exe *os.File, boot *program, theirs, root *os.File) error 
 		return err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(exe.Name(), []string{"inboard-keeper"}, &os.ProcAttr{
+	p, err := os.StartProcess(exe.Name(), []string{keeperName}, &os.ProcAttr{
 		Env:   []string{},
 		Files: []*os.File{theirs, null, null, nil, boot.file, root},
 	})
@@ -128,6 +129,9 @@ func needsRoot(err error) error {
 	}
 	return err
 }
+
+// keeperName is what the keeper is called in a list of processes.
+const keeperName = "inboard-keeper"
 
 const (
 	// bootProgramSize is that of the boot program's memfd; the ELF's data page
@@ -177,8 +181,10 @@ func bootProgram() (*program, *os.File, error) {
 	p.add("chdir", unix.SYS_CHDIR, slash)
 	p.add("close descriptors", unix.SYS_CLOSE_RANGE, 4, 0xffffffff, 0)
 	p.add("set no dump", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	p.add("set name", unix.SYS_PRCTL, unix.PR_SET_NAME, p.string("inboard-keeper"))
+	p.add("set name", unix.SYS_PRCTL, unix.PR_SET_NAME, p.string(keeperName))
+	p.unmapRest()
 	p.add("new pid namespace", unix.SYS_CLONE, unix.CLONE_NEWPID|uintptr(unix.SIGCHLD)).into(pid).with(flagFork)
+	p.commandLine()
 	p.add("tell the host", unix.SYS_WRITE, 0, p.words(0, 0), 16).with(flagKeeper)
 	if err := p.write(bootProgramSize); err != nil {
 		root.Close()
@@ -186,6 +192,39 @@ func bootProgram() (*program, *os.File, error) {
 		return nil, nil, err
 	}
 	return p, root, nil
+}
+
+// unmapRest leaves the keeper its two pages and the program: what else execve
+// has mapped, stack and vdso, would be copied for each child, with page tables
+// of its own. Where the address space ends depends on the kernel's configuration.
+func (p *program) unmapRest() {
+	const from = 1 << 30
+	ends := []uintptr{1<<47 - 1<<16}
+	if goruntime.GOARCH == "arm64" {
+		ends = []uintptr{1 << 48, 1 << 47, 1 << 42, 1 << 39}
+	}
+	for i, end := range ends {
+		p.add("unmap the stack", unix.SYS_MUNMAP, from, end-from).thenSkip(len(ends)-i-1).orSkip(unix.EINVAL, 0)
+	}
+}
+
+// commandLine gives the keeper one again: it was on the stack, and the kernel
+// shows it from anonymous memory alone. Children do not get the page.
+func (p *program) commandLine() {
+	const at, none = textBase - 64<<10, 1 << 30
+	page := uintptr(os.Getpagesize())
+	p.add("map command line", unix.SYS_MMAP, at, page, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED, ^uintptr(0), 0)
+	p.add("write command line", unix.SYS_PRCTL, unix.PR_GET_NAME, at)
+	p.add("keep it from children", unix.SYS_MADVISE, at, page, unix.MADV_DONTFORK)
+	// struct prctl_mm_map, Linux 3.18, with CONFIG_CHECKPOINT_RESTORE; without
+	// it a list of processes shows the name in brackets.
+	p.add("set command line", unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, p.words(
+		textBase, textBase+pageSize, dataBase, dataBase+pageSize, // code, data
+		none, none, none, // brk, stack
+		at, uint64(at+len(keeperName)+1), at, at, // arguments, environment
+		0, 0xffffffff<<32, // auxiliary vector, executable
+	), 13*8, 0).orSkip(anyErrno, 0)
 }
 
 // atCwd is AT_FDCWD as a system call's argument.

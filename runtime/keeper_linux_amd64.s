@@ -15,12 +15,12 @@
 //		sendmsg {pid, 1<<32} with the child's pidfd, close_range(4, all)
 //	}
 TEXT ·keeperCode(SB), NOSPLIT|NOFRAME, $0-0
-	MOVQ $0x600000, R13
+	MOVQ $0x410000, R13
 	JMP  run
 
 keep: // the boot program's last step arrives here; its memory is not needed again
 	MOVQ $11, AX          // munmap
-	MOVQ $0x10000000, DI
+	MOVQ $0x420000, DI
 	MOVQ 0x258(R13), SI
 	SYSCALL
 
@@ -119,14 +119,14 @@ die:
 
 run: // map the program in descriptor 4 and run it; R12 is the step, R15 the program
 	MOVQ $9, AX           // mmap(progBase, size, READ | WRITE, SHARED | FIXED, 4, 0)
-	MOVQ $0x10000000, DI
+	MOVQ $0x420000, DI
 	MOVQ 0x258(R13), SI
 	MOVQ $3, DX
 	MOVQ $0x11, R10
 	MOVQ $4, R8
 	XORQ R9, R9
 	SYSCALL
-	CMPQ AX, $0x10000000
+	CMPQ AX, $0x420000
 	JNE  die
 	MOVQ AX, R15
 	MOVQ 0(R15), R12

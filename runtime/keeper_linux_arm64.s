@@ -5,12 +5,12 @@
 // constant is one that a move encodes: a literal pool would lie behind the end
 // mark.
 TEXT ·keeperCode(SB), NOSPLIT|NOFRAME, $0-0
-	MOVD $0x600000, R19
+	MOVD $0x410000, R19
 	B    run
 
 keep:
 	MOVD $215, R8         // munmap
-	MOVD $0x10000000, R0
+	MOVD $0x420000, R0
 	MOVD 0x258(R19), R1
 	SVC
 
@@ -108,14 +108,14 @@ die:
 
 run:
 	MOVD $222, R8         // mmap
-	MOVD $0x10000000, R0
+	MOVD $0x420000, R0
 	MOVD 0x258(R19), R1
 	MOVD $3, R2
 	MOVD $0x11, R3
 	MOVD $4, R4
 	MOVD ZR, R5
 	SVC
-	MOVD $0x10000000, R21
+	MOVD $0x420000, R21
 	CMP  R21, R0
 	BNE  die
 	MOVD 0(R21), R23

@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Where the keeper's two pages and a child's program are mapped. The values
-// are fixed in the assembly too.
+// Where the keeper's two pages and a child's program are mapped: in one range of
+// 2 MiB, for which one page table does, as each child gets a copy of them all.
+// The values are fixed in the assembly too.
 const (
 	textBase = 0x400000
-	dataBase = 0x600000
-	progBase = 0x10000000
+	dataBase = 0x410000
+	progBase = 0x420000
 )
 
 // The keeper's data page, by offset. The assembly uses the same numbers.

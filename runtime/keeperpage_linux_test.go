@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	_ "embed"
 	"fmt"
+	"os"
 	"regexp"
 	goruntime "runtime"
 	"slices"
@@ -169,5 +170,42 @@ func TestRequest(t *testing.T) {
 	// The kernel sends at most SCM_MAX_FD descriptors; they all fit.
 	if room := maxRequestFDs*4 + unix.SizeofCmsghdr; room > controlSize || maxRequestFDs < 200 {
 		t.Errorf("room for %d descriptors", maxRequestFDs)
+	}
+}
+
+// The keeper has its two pages and its name mapped, and nothing else that each
+// child would get a copy of.
+func TestKeeperMemory(t *testing.T) {
+	r := openTest(t)
+	idle(t, r, nil)
+	k, err := r.runningKeeper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", k.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mapped []string
+	for line := range strings.Lines(string(maps)) {
+		if f := strings.Fields(line); f[len(f)-1] != "[vsyscall]" { // not memory of the process
+			from, _, _ := strings.Cut(f[0], "-")
+			mapped = append(mapped, strings.TrimLeft(from, "0")+" "+f[1])
+		}
+	}
+	want := []string{
+		fmt.Sprintf("%x rw-p", textBase-64<<10),
+		fmt.Sprintf("%x r-xp", textBase),
+		fmt.Sprintf("%x rw-p", dataBase),
+	}
+	if !slices.Equal(mapped, want) {
+		t.Errorf("mapped %q, want %q", mapped, want)
+	}
+	if _, err := os.Stat("/proc/self/timers"); err != nil {
+		t.Skip("a kernel without CONFIG_CHECKPOINT_RESTORE: a process cannot say where its command line is")
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", k.pid))
+	if string(name) != keeperName+"\x00" {
+		t.Errorf("command line %q, %v", name, err)
 	}
 }

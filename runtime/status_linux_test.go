@@ -247,6 +247,10 @@ func TestParallelExec(t *testing.T) {
 		})
 	}
 	group.Wait()
+	for _, c := range []*Container{c, other} {
+		c.standby.drop(true)
+		c.entered.Wait()
+	}
 	k := c.process.keeper
 	k.mu.Lock()
 	defer k.mu.Unlock()
