@@ -153,9 +153,11 @@ func bare(program string) func(context.Context) error {
 }
 
 // idle waits as long as the user of a quiet machine does between two starts.
-func idle(ctx context.Context) error {
+func idle(ctx context.Context) error { return pause(ctx, 300*time.Millisecond) }
+
+func pause(ctx context.Context, d time.Duration) error {
 	select {
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(d):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
