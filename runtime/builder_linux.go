@@ -24,12 +24,12 @@ type builder struct {
 	spec   *specs.Spec
 	err    error
 
-	root   uintptr // slot of an O_PATH descriptor of the container's root
-	made   []madeMount
-	keeper uintptr // slot of the keeper's root, while it is attached; 0: it is not
-	spare  []maskPair
-	files  []uintptr // slots of detached mounts of CreateOptions.Files
+	root  uintptr // slot of an O_PATH descriptor of the container's root
+	made  []madeMount
+	spare []maskPair
+	files []uintptr // slots of detached mounts of CreateOptions.Files
 
+	copyMasks    bool // spare is one pair, of which copies are mounted
 	loopbackIsUp bool
 
 	// unified tells that the child enters its v2 cgroup.
@@ -68,7 +68,6 @@ func (b *builder) container(l *launch, link int) (created uintptr) {
 	if l.spec.Root != nil && l.spec.Root.Readonly {
 		b.readOnlyRoot()
 	}
-	b.leaveOldRoot()
 	b.hostname(created)
 	if created&unix.CLONE_NEWNET != 0 {
 		b.loopback()
@@ -222,8 +221,11 @@ func (b *builder) makePrivate() {
 	b.add("make mounts private", unix.SYS_MOUNT, empty, b.string("/"), empty, unix.MS_REC|unix.MS_PRIVATE, 0)
 }
 
-// enterRoot makes the root the one of the mount namespace. What was there
-// before lies on top of it, out of the way of paths, until leaveOldRoot.
+// enterRoot makes the root the one of the mount namespace, and leaves what was
+// there before. That must be before any path of the image is looked up: after
+// pivot_root the old root lies on top of the new one, and ".." in the root, of a
+// link as "../../etc", leads to what is mounted there, also with RESOLVE_IN_ROOT
+// (fs/namei.c, handle_dots, step_into).
 func (b *builder) enterRoot(r *root) {
 	if r.mount != nil {
 		fd := b.send(int(r.mount.Fd()))
@@ -235,11 +237,8 @@ func (b *builder) enterRoot(r *root) {
 	dot := b.string(".")
 	b.add("enter the root", unix.SYS_FCHDIR, b.root).with(flagArg0)
 	b.add("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
+	b.add("detach the old root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
 	b.add("enter /", unix.SYS_CHDIR, b.string("/"))
-}
-
-func (b *builder) leaveOldRoot() {
-	b.add("detach the old root", unix.SYS_UMOUNT2, b.string("."), unix.MNT_DETACH)
 }
 
 // hostname sets the names of the uts namespace, which must not be the host's.

@@ -89,7 +89,8 @@ func TestCVE_2021_30465(t *testing.T) {
 	}()
 	before, _ := os.ReadFile("/proc/self/mountinfo")
 	s := fileSpec(t, root, "/bin/true")
-	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data/deep/mount", Type: "tmpfs"}, specs.Mount{Destination: "/data/flat", Type: "tmpfs"})
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/data/deep/mount", Type: "tmpfs"}, specs.Mount{Destination: "/data/flat", Type: "tmpfs"},
+		bindMount(t.TempDir(), "/data/deep/bind"), bindMount("/etc/passwd", "/data/file"))
 	s.Process.Cwd = "/data/work"
 	failed := 0
 	for range few(60) {
@@ -189,5 +190,44 @@ func TestCVE_2022_36109(t *testing.T) {
 				t.Errorf("%s as %s: capabilities %s, %s", how, user, v.Status["CapPrm"], v.Status["CapEff"])
 			}
 		}
+	}
+}
+
+// CVE-2024-45310 without a race: a link of the image that climbs out of the root
+// with "..", while the child still had what was mounted before. A mount, a file
+// and the working directory on it land inside; nothing is made on the host.
+func TestClimbingLink(t *testing.T) {
+	r := openTest(t)
+	for _, byDescriptor := range []bool{true, false} {
+		t.Run(fmt.Sprint("overlay by descriptor ", byDescriptor), func(t *testing.T) {
+			forceOverlay(t, byDescriptor)
+			base, outside := t.TempDir(), t.TempDir()
+			for _, dir := range []string{"lower", "upper", "work"} {
+				if err := os.Mkdir(filepath.Join(base, dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lower := base + "/lower"
+			fillRootfs(t, lower)
+			err := errors.Join(os.MkdirAll(lower+outside, 0o755), os.Symlink(strings.Repeat("../", 30)+outside[1:], lower+"/link"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := fileSpec(t, "", "/bin/true")
+			s.Root = nil
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/link/tmpfs", Type: "tmpfs"}, bindMount("/etc/passwd", "/link/bind"))
+			s.Process.Cwd = "/link/work"
+			output(t, r, s, CreateOptions{
+				Rootfs: Rootfs{Overlay: &Overlay{Lower: []Lower{{Path: lower}}, Upper: base + "/upper", Work: base + "/work", Volatile: true}},
+				Files:  []File{{Path: "/link/file", Data: []byte("x")}},
+			})
+			if names, _ := os.ReadDir(outside); len(names) > 0 {
+				t.Error("made on the host:", names)
+			}
+			inside, err := os.ReadDir(base + "/upper" + outside)
+			if len(inside) != 4 {
+				t.Errorf("made inside: %v, %v", inside, err)
+			}
+		})
 	}
 }

@@ -72,8 +72,22 @@ func TestInvalidSpecs(t *testing.T) {
 		"no pid":         {func(s *specs.Spec, o *CreateOptions) { dropNamespace(s, specs.PIDNamespace) }, missing, "pid namespace"},
 		"no mount":       {func(s *specs.Spec, o *CreateOptions) { dropNamespace(s, specs.MountNamespace) }, missing, "mount namespace"},
 		"host's name":    {func(s *specs.Spec, o *CreateOptions) { dropNamespace(s, specs.UTSNamespace) }, invalid, "uts namespace"},
-		"mount type":     {func(s *specs.Spec, o *CreateOptions) { s.Mounts[0].Type = "ext9" }, missing, "ext9"},
+		"mount type":     {func(s *specs.Spec, o *CreateOptions) { s.Mounts[3].Type = "ext9" }, missing, "ext9"},
 		"mount on root":  {func(s *specs.Spec, o *CreateOptions) { s.Mounts[0].Destination = "/x/.." }, invalid, "/x/.."},
+		"mount on proc":  {func(s *specs.Spec, o *CreateOptions) { s.Mounts = append(s.Mounts, bindMount("/", "/proc")) }, invalid, "mount on /proc"},
+		"mount in proc": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys/kernel", Type: "tmpfs"})
+		}, invalid, "mount on /proc/sys/kernel"},
+		"no source": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts = append(s.Mounts, bindMount("/nothing/there", "/tmp"))
+		}, invalid, "/nothing/there"},
+		"relative source": {func(s *specs.Spec, o *CreateOptions) { s.Mounts = append(s.Mounts, bindMount("tmp", "/tmp")) }, invalid, "tmp"},
+		"bind option": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts = append(s.Mounts, bindMount("/tmp", "/tmp", "size=1"))
+		}, invalid, "size=1"},
+		"deep target": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts = append(s.Mounts, bindMount("/tmp", strings.Repeat("/x", 200)))
+		}, invalid, "levels deep"},
 		"relative mount": {func(s *specs.Spec, o *CreateOptions) { s.Mounts[0].Destination = "proc" }, invalid, "proc"},
 		"mask":           {func(s *specs.Spec, o *CreateOptions) { s.Linux.MaskedPaths = []string{"proc"} }, invalid, `"proc"`},
 		"read-only path": {func(s *specs.Spec, o *CreateOptions) { s.Linux.ReadonlyPaths = []string{"proc"} }, invalid, `"proc"`},
@@ -147,9 +161,15 @@ func TestStepErrors(t *testing.T) {
 		"target in file": {func(t *testing.T, root string, s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/etc/passwd/x", Type: "tmpfs"})
 		}, "mount tmpfs on /etc/passwd/x", []syscall.Errno{unix.ENOTDIR}},
-		"target in proc": {func(t *testing.T, root string, s *specs.Spec) {
-			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/nothing", Type: "tmpfs"})
-		}, "mount tmpfs on /proc/nothing", []syscall.Errno{unix.ENOENT}},
+		"target in sys": {func(t *testing.T, root string, s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/nothing", Type: "tmpfs"})
+		}, "mount tmpfs on /sys/nothing", []syscall.Errno{unix.ENOENT}},
+		"directory on file": {func(t *testing.T, root string, s *specs.Spec) {
+			s.Mounts = append(s.Mounts, bindMount("/tmp", "/etc/passwd"))
+		}, "mount /tmp on /etc/passwd", []syscall.Errno{unix.ENOTDIR}},
+		"file on directory": {func(t *testing.T, root string, s *specs.Spec) {
+			s.Mounts = append(s.Mounts, bindMount("/etc/passwd", "/tmp"))
+		}, "mount /etc/passwd on /tmp (must be a file)", []syscall.Errno{unix.EINVAL, unix.ENOTDIR}},
 		"cwd is a file": {func(t *testing.T, root string, s *specs.Spec) { s.Process.Cwd = "/etc/passwd" }, "working directory /etc/passwd", []syscall.Errno{unix.ENOTDIR}},
 		"cwd in a file": {func(t *testing.T, root string, s *specs.Spec) { s.Process.Cwd = "/etc/passwd/x" }, "working directory /etc/passwd/x", []syscall.Errno{unix.ENOTDIR}},
 		"cwd loop": {func(t *testing.T, root string, s *specs.Spec) {

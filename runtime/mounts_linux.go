@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -47,19 +48,57 @@ func splitOptions(options []string) (attrs uint64, data []string) {
 	return attrs, data
 }
 
-// mounts attaches what the spec lists, in its order.
+// mounts attaches what the spec lists, in its order but for one thing: what the
+// caller wants outside of the kernel's filesystems comes before these. So a
+// link of the image leads such a mount nowhere but into the image's own files.
 func (b *builder) mounts() {
+	var early, late []*specs.Mount
 	for i := range b.spec.Mounts {
-		if b.err == nil {
-			b.mount(&b.spec.Mounts[i])
+		if m := &b.spec.Mounts[i]; !isKernels(m) && !b.inKernels(m) {
+			early = append(early, m)
+		} else {
+			late = append(late, m)
 		}
 	}
+	for _, m := range append(early, late...) {
+		if b.err == nil {
+			b.mount(m)
+		}
+	}
+}
+
+// isKernels tells whether a mount shows what the kernel or the runtime has made:
+// procfs, sysfs, /dev and what is in it.
+func isKernels(m *specs.Mount) bool {
+	switch m.Type {
+	case "proc", "sysfs", "mqueue", "devpts", "cgroup", "cgroup2":
+		return !isBind(m)
+	case "tmpfs":
+		destination := path.Clean(m.Destination)
+		return destination == "/dev" || destination == "/dev/shm"
+	}
+	return false
+}
+
+// inKernels tells whether a mount is to be on or below such a one.
+func (b *builder) inKernels(m *specs.Mount) bool {
+	return slices.ContainsFunc(b.spec.Mounts, func(k specs.Mount) bool {
+		return isKernels(&k) && strings.HasPrefix(path.Clean(m.Destination)+"/", path.Clean(k.Destination)+"/")
+	})
 }
 
 func (b *builder) mount(m *specs.Mount) {
 	destination, ok := cleanAbs(m.Destination)
 	if !ok || destination == "/" {
 		b.invalid(errdefs.ErrInvalidArgument, "mount destination %q", m.Destination)
+		return
+	}
+	if !isKernels(m) && coversProc(destination) {
+		b.invalid(errdefs.ErrInvalidArgument, "mount on %s: it would hide the container's processes", destination)
+		return
+	}
+	if isBind(m) {
+		b.bind(m, destination)
 		return
 	}
 	what := fmt.Sprintf("mount %s on %s", m.Type, destination)
@@ -73,7 +112,13 @@ func (b *builder) mount(m *specs.Mount) {
 		b.attach(what, slot, destination)
 		b.made = append(b.made, madeMount{destination, slot})
 	case "tmpfs", "devpts":
-		b.hostMount(what, destination, m.Type, attrs, data)
+		slot := b.hostMount(what, destination, m.Type, attrs, data)
+		if isKernels(m) {
+			b.attach(what, slot, destination)
+		} else {
+			b.attachInRoot(what, slot, destination, true)
+		}
+		b.made = append(b.made, madeMount{destination, slot})
 	case "cgroup", "cgroup2":
 		b.mountCgroup(destination, attrs)
 	default:
@@ -97,26 +142,25 @@ func (b *builder) childMount(what, fstype string, attrs uint64, data []string) (
 	return slot
 }
 
-// hostMount attaches a filesystem that belongs to no namespace, made by the
-// host here and now or ahead.
-func (b *builder) hostMount(what, destination, fstype string, attrs uint64, data []string) {
+// hostMount brings a filesystem that belongs to no namespace, made by the host
+// here and now or ahead.
+func (b *builder) hostMount(what, destination, fstype string, attrs uint64, data []string) (slot uintptr) {
 	recipe := mountRecipe{destination, fstype, attrs, data, nil, nil}
 	if destination == "/dev" {
 		recipe.devices = b.spec.Linux.Devices
 	}
 	for i := range b.spec.Mounts { // what will be mounted in it
-		if rel, ok := strings.CutPrefix(path.Clean(b.spec.Mounts[i].Destination), destination+"/"); ok {
+		m := &b.spec.Mounts[i]
+		if rel, ok := strings.CutPrefix(path.Clean(m.Destination), destination+"/"); ok && !isBind(m) {
 			recipe.dirs = append(recipe.dirs, rel)
 		}
 	}
 	f, err := b.rt.spares.take(recipe.key(), recipe.make)
 	if err != nil {
 		b.fail(fmt.Errorf("%s: %w", what, needsRoot(err)))
-		return
+		return 0
 	}
-	slot := b.words(uint64(b.sendOwned(f)))
-	b.attach(what, slot, destination)
-	b.made = append(b.made, madeMount{destination, slot})
+	return b.words(uint64(b.sendOwned(f)))
 }
 
 // A mountRecipe is all that a mount made by the host is made of.
@@ -205,16 +249,19 @@ func (b *builder) attach(what string, mount uintptr, destination string) {
 // and returns the slot of the last one. Links are followed inside the root;
 // magic links, which lead out through descriptors, are not.
 func (b *builder) makeParents(what, dir string) uintptr {
-	const resolve = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
-	parent := b.root
 	if dir == "" {
-		return parent
+		return b.root
 	}
-	prefix := ""
+	return b.makeDirs(what, b.root, dir, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+}
+
+// makeDirs is makeParents below any directory, by any rules.
+func (b *builder) makeDirs(what string, root uintptr, dir string, resolve uint64) uintptr {
+	parent, prefix := root, ""
 	for name := range strings.SplitSeq(dir, "/") {
 		b.add(what, unix.SYS_MKDIRAT, parent, b.string(name), 0o755).with(flagArg0).orSkip(anyErrno, 0)
 		prefix = path.Join(prefix, name)
-		parent = b.openSafe(what, b.root, prefix, unix.O_PATH|unix.O_DIRECTORY, resolve)
+		parent = b.openSafe(what, root, prefix, unix.O_PATH|unix.O_DIRECTORY, resolve)
 	}
 	return parent
 }
@@ -227,20 +274,21 @@ func (b *builder) cloneTree(what string, dir uintptr, name string, flags uint64)
 	return slot
 }
 
-// A maskPair are the slots of two detached mounts that mask one path: whether
-// it is a file or a directory shows only when one is mounted on it.
+// A maskPair are the slots of two detached mounts that mask paths: whether one
+// is a file or a directory shows only when it is mounted on.
 type maskPair struct{ file, dir uintptr }
 
-// prepareMasks makes the keeper's root, which has what paths are masked with,
-// available to mask. If the child is about to leave the keeper's mounts behind,
-// copies are made now.
-func (b *builder) prepareMasks(leaving bool) {
-	if !leaving {
-		b.keeper = b.slot()
-		b.add("hold the keeper's root", unix.SYS_OPENAT, atCwd, b.string("/"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).into(b.keeper)
-		return
+// prepareMasks copies what paths are masked with out of the keeper's root, which
+// is about to be left: once, to copy again, or for each path, where the kernel
+// does not copy detached mounts, or not those of another mount namespace, to
+// which the child goes if ahead is set.
+func (b *builder) prepareMasks(ahead bool) {
+	b.copyMasks = clonesDetached() && !ahead
+	n := len(b.spec.Linux.MaskedPaths)
+	if b.copyMasks {
+		n = min(n, 1)
 	}
-	for range b.spec.Linux.MaskedPaths {
+	for range n {
 		b.spare = append(b.spare, maskPair{
 			b.cloneTree("copy the mask of a file", atCwd, "/"+maskFile, 0),
 			b.cloneTree("copy the mask of a directory", atCwd, "/"+maskDir, 0)})
@@ -256,10 +304,10 @@ func (b *builder) masks() {
 			b.invalid(errdefs.ErrInvalidArgument, "masked path %q", p)
 			return
 		}
-		if b.keeper == 0 {
-			b.maskWith(p, b.spare[i])
+		if b.copyMasks {
+			b.mask(p, b.spare[0])
 		} else {
-			b.mask(p)
+			b.maskWith(p, b.spare[i])
 		}
 	}
 	for _, p := range b.spec.Linux.ReadonlyPaths {
@@ -280,30 +328,30 @@ func (b *builder) place(p string) (dir uintptr, rel string) {
 	return b.root, strings.TrimPrefix(p, "/")
 }
 
-// mask covers one path, trying first what the host's own procfs and sysfs
-// suggest. Success, and a path that is not there, skip the second try; EINVAL
-// (a directory on a file, or the reverse) leads to it.
-func (b *builder) mask(p string) {
+// mask covers one path with a copy of one of the two, trying first what the
+// host's own procfs and sysfs suggest. Success, and a path that is not there,
+// skip the second try; EINVAL (a directory on a file, or the reverse) leads to it.
+func (b *builder) mask(p string, with maskPair) {
 	dir, rel := b.place(p)
 	what, name, empty := "mask "+p, b.string(rel), b.string("")
-	order := []string{maskFile, maskDir}
+	order := [2]uintptr{with.file, with.dir}
 	var st unix.Stat_t
 	switch err := unix.Lstat(p, &st); {
 	case err != nil: // most likely not there either: one call tells
 		b.add(what, unix.SYS_FACCESSAT, dir, name, 0).with(flagArg0).orSkip(unix.ENOENT, 4)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		order = []string{maskDir, maskFile}
+		order = [2]uintptr{with.dir, with.file}
 	}
 	first, second := b.slot(), b.slot()
-	clone := func(which int, to uintptr) {
-		b.add(what, unix.SYS_OPEN_TREE, b.keeper, b.string(order[which]), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).with(flagArg0).into(to)
+	clone := func(from, to uintptr) {
+		b.add(what, unix.SYS_OPEN_TREE, from, empty, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH).with(flagArg0).into(to)
 	}
 	move := func(from uintptr) *step {
 		return b.add(what, unix.SYS_MOVE_MOUNT, from, empty, dir, name, unix.MOVE_MOUNT_F_EMPTY_PATH).with(flagArg0 | flagArg2)
 	}
-	clone(0, first)
+	clone(order[0], first)
 	move(first).thenSkip(2).orSkip(unix.ENOENT, 2).or(unix.EINVAL)
-	clone(1, second)
+	clone(order[1], second)
 	move(second)
 }
 

@@ -121,8 +121,10 @@ func (b *builder) workingDirectory(cwd string, create bool) {
 		return b.add(what, unix.SYS_OPENAT2, atCwd, name, how, unix.SizeofOpenHow).into(fd)
 	}
 	if create {
-		n := strings.Count(cwd, "/")
-		open().thenSkip(n+1).orSkip(unix.ENOENT, 0)
+		first := open().orSkip(unix.ENOENT, 0)
+		if n := strings.Count(cwd, "/"); n < maxSkip {
+			first.thenSkip(n + 1)
+		}
 		for i := range len(cwd) + 1 {
 			if i > 0 && (i == len(cwd) || cwd[i] == '/') {
 				b.add(what, unix.SYS_MKDIRAT, atCwd, b.string(cwd[:i]), 0o755).orSkip(anyErrno, 0)

@@ -64,6 +64,7 @@ const (
 	flagArg2   = 1 << 4 // so is the third
 
 	anyErrno = 0xffff // in place of an errno
+	maxSkip  = 0xff   // steps that can be left out at once
 )
 
 // orSkip makes an errno (or anyErrno) of the step no failure: n steps after it
