@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"strings"
@@ -60,7 +61,7 @@ func TestStandbySame(t *testing.T) {
 			if err := json.Unmarshal([]byte(text), &v); err != nil {
 				t.Fatal(err, text)
 			}
-			for _, own := range []string{"Pid", "NSpid", "NStgid", "NSpgid", "NSsid", "Tgid", "Ngid", "SigQ", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches", "Threads"} {
+			for _, own := range []string{"Pid", "NSpid", "NStgid", "NSpgid", "NSsid", "Tgid", "Ngid", "SigQ", "State", "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches", "Threads"} {
 				delete(v.Status, own)
 			}
 			for key := range v.Status {
@@ -84,8 +85,12 @@ func TestStandbySame(t *testing.T) {
 		if !m.forked || c.standby.unfit {
 			t.Error("the standby was not used")
 		}
+		if !maps.Equal(without.Status, with.Status) {
+			t.Errorf("user %s: status without a standby %v\nwith it %v", test.user, without.Status, with.Status)
+		}
+		without.Status, with.Status = nil, nil
 		if !reflect.DeepEqual(without, with) {
-			t.Errorf("user %s:\nwithout a standby %+v\nwith it %+v", test.user, without, with)
+			t.Errorf("user %s: without a standby %+v\nwith it %+v", test.user, without, with)
 		}
 	}
 }
