@@ -33,6 +33,8 @@ func linuxResources(r Resources) (*specs.LinuxResources, error) {
 		return nil, err
 	}
 	switch {
+	case r.ShmSize < 0:
+		return nil, fmt.Errorf("size of /dev/shm %d: negative: %w", r.ShmSize, ErrInvalidArgument)
 	case r.Pids < -1 || r.Pids > maxPids:
 		return nil, fmt.Errorf("pids %d: not 1 to %d, or -1 for no limit: %w", r.Pids, maxPids, ErrInvalidArgument)
 	case r.Pids != 0:

@@ -66,6 +66,8 @@ type Config struct {
 	// Rlimits are limits of each process (setrlimit(2)).
 	Rlimits  []Rlimit
 	Security Security
+	// Mounts are what the container gets beside its image's files.
+	Mounts []Mount
 	// Network must be set: the zero value is kept for a bridge.
 	Network Network
 }
@@ -87,6 +89,8 @@ type Resources struct {
 	CpusetMems string `json:"cpuset_mems,omitempty"`
 	// Pids is how many processes and threads it may have. -1: no limit.
 	Pids int64 `json:"pids,omitempty"`
+	// ShmSize is what fits into /dev/shm, in bytes. Zero: 64 MiB.
+	ShmSize int64 `json:"shm_size,omitempty"`
 }
 
 // Rlimit is one limit of setrlimit(2).
@@ -105,6 +109,8 @@ type Security struct {
 	// NoNewPrivileges makes execve grant nothing: set-uid bits and file
 	// capabilities have no effect.
 	NoNewPrivileges bool `json:"no_new_privileges,omitempty"`
+	// ReadOnlyRoot makes all but Mounts and what is below /dev read-only.
+	ReadOnlyRoot bool `json:"read_only_root,omitempty"`
 }
 
 // Network says in which network a container is.
@@ -144,6 +150,9 @@ func (c *Config) check() error {
 		if err := checkVariable(v); err != nil {
 			return err
 		}
+	}
+	if err := checkMounts(c.Mounts); err != nil {
+		return err
 	}
 	return c.Network.check()
 }

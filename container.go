@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -89,6 +90,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		state:   StateCreated,
 		changed: make(chan struct{}),
 	}
+	o.config.Mounts = slices.Clone(c.Mounts) // the caller may change his
 	if err := o.prepare(id); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"strconv"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/inboard/engine/runtime"
@@ -19,10 +21,23 @@ func (o *own) spec() (*specs.Spec, error) {
 	}
 	s.Linux.Seccomp = profile
 	s.Linux.Namespaces = namespaces(s.Linux.Namespaces, o.config.Network)
+	s.Root.Readonly = o.config.Security.ReadOnlyRoot
+	setShmSize(s.Mounts, o.config.Resources.ShmSize)
+	s.Mounts = addMounts(s.Mounts, o.config.Mounts)
 	s.Linux.Resources.Memory = o.resources.Memory
 	s.Linux.Resources.CPU = o.resources.CPU
 	s.Linux.Resources.Pids = o.resources.Pids
 	return s, nil
+}
+
+// setShmSize replaces the size of /dev/shm.
+func setShmSize(mounts []specs.Mount, size int64) {
+	for i := range mounts {
+		m := &mounts[i]
+		if m.Destination == "/dev/shm" && size > 0 {
+			m.Options = append(m.Options, "size="+strconv.FormatInt(size, 10)) // the last one counts
+		}
+	}
 }
 
 // processSpec is the container's process, for an exec to change.

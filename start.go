@@ -195,7 +195,7 @@ func (c *Container) createOptions(ctx context.Context) (runtime.CreateOptions, e
 	return runtime.CreateOptions{
 		ID:     c.id,
 		Rootfs: rootfs,
-		Files:  hostFiles(o.config.Network, o.process.Hostname),
+		Files:  notCovered(hostFiles(o.config.Network, o.process.Hostname), o.config.Mounts),
 		ProcessOptions: runtime.ProcessOptions{
 			User:      first(o.process.User, "0"),
 			Stdin:     o.config.Stdin,

@@ -64,6 +64,7 @@ type ContainerInfo struct {
 	Resources Resources `json:"resources"`
 	Rlimits   []Rlimit  `json:"rlimits,omitempty"`
 	Security  Security  `json:"security"`
+	Mounts    []Mount   `json:"mounts,omitempty"`
 	Network   Network   `json:"network"`
 }
 
@@ -143,6 +144,7 @@ func (e *Engine) newRecord(id string, img *Image, c *Config, p Process) *record 
 		Resources: c.Resources,
 		Rlimits:   c.Rlimits,
 		Security:  c.Security,
+		Mounts:    c.Mounts,
 		Network:   c.Network,
 	}
 	if names := img.Names(); len(names) > 0 {

@@ -2,7 +2,8 @@
 
 // Run runs the program of an image in a container, as docker run does:
 //
-//	run [-i] [-e NAME=VALUE]... [-w DIR] [-u USER] [-m BYTES] [--name NAME] [--rm] IMAGE [ARG...]
+//	run [-i] [-e NAME=VALUE]... [-w DIR] [-u USER] [-m BYTES] [-v SOURCE:TARGET[:ro]]...
+//	    [--tmpfs TARGET[:OPTIONS]]... [--read-only] [--name NAME] [--rm] IMAGE [ARG...]
 //
 // Signals go to the container. The exit status is the program's: 128+n if
 // signal n ended it, 126 if it cannot be executed, 127 if it was not found,
@@ -40,6 +41,14 @@ func main() {
 		c.Resources.Memory <<= 10 * max(0, strings.Index("bkmg", v[len(number):]))
 		return err
 	})
+	flags.Func("v", "mount `SOURCE:TARGET[:OPTIONS]` of the host; options are ro, private, slave, shared and those of mount(8)", func(v string) error {
+		source, rest, _ := strings.Cut(v, ":")
+		return mount(&c, engine.Mount{Type: engine.MountBind, Source: source}, rest)
+	})
+	flags.Func("tmpfs", "mount an empty filesystem in memory on `TARGET[:OPTIONS]`", func(v string) error {
+		return mount(&c, engine.Mount{Type: engine.MountTmpfs}, v)
+	})
+	flags.BoolVar(&c.Security.ReadOnlyRoot, "read-only", false, "make all but mounts read-only")
 	code, err := 125, flags.Parse(os.Args[1:])
 	if err == nil && flags.NArg() == 0 {
 		flags.Usage()
@@ -53,6 +62,25 @@ func main() {
 		}
 	}
 	os.Exit(code)
+}
+
+// mount adds a mount from "TARGET[:OPTION,...]".
+func mount(c *engine.Config, m engine.Mount, spec string) error {
+	target, options, _ := strings.Cut(spec, ":")
+	m.Target = target
+	for option := range strings.SplitSeq(options, ",") {
+		switch strings.TrimPrefix(option, "r") {
+		case "o":
+			m.ReadOnly = true
+		case "private", "slave", "shared":
+			m.Propagation = option
+		case "", "w":
+		default:
+			m.Options = append(m.Options, option)
+		}
+	}
+	c.Mounts = append(c.Mounts, m)
+	return nil
 }
 
 func run(ctx context.Context, root, ref string, config engine.Config, remove bool) (code int, err error) {
