@@ -67,7 +67,9 @@ func main() {
 // mount adds a mount from "TARGET[:OPTION,...]".
 func mount(c *engine.Config, m engine.Mount, spec string) error {
 	target, options, _ := strings.Cut(spec, ":")
-	m.Target = target
+	if m.Target = target; target == "" {
+		return errors.New("no target")
+	}
 	for option := range strings.SplitSeq(options, ",") {
 		switch strings.TrimPrefix(option, "r") {
 		case "o":
