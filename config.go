@@ -102,17 +102,6 @@ type Rlimit struct {
 	Hard uint64 `json:"hard"`
 }
 
-// Security is what a container's processes may do beyond or below the
-// defaults, which are Docker's: its capabilities, its seccomp profile, its
-// masked and read-only paths.
-type Security struct {
-	// NoNewPrivileges makes execve grant nothing: set-uid bits and file
-	// capabilities have no effect.
-	NoNewPrivileges bool `json:"no_new_privileges,omitempty"`
-	// ReadOnlyRoot makes all but Mounts and what is below /dev read-only.
-	ReadOnlyRoot bool `json:"read_only_root,omitempty"`
-}
-
 // Network says in which network a container is.
 type Network string
 

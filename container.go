@@ -28,13 +28,14 @@ type Container struct {
 
 // own is what an Engine knows of a container of its own beyond the record.
 type own struct {
-	image     *Image
-	hold      *hold
-	config    Config
-	process   Process
-	resources *specs.LinuxResources
-	log       *logFile      // nil: none is kept
-	turn      chan struct{} // holds a value while Start or Remove is at work
+	image        *Image
+	hold         *hold
+	config       Config
+	process      Process
+	capabilities []string
+	resources    *specs.LinuxResources
+	log          *logFile      // nil: none is kept
+	turn         chan struct{} // holds a value while Start or Remove is at work
 
 	mu      sync.Mutex
 	state   State
@@ -129,6 +130,9 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 // prepare checks the configuration and combines it with the image's.
 func (o *own) prepare(id string) (err error) {
 	if err := o.config.check(); err != nil {
+		return err
+	}
+	if o.capabilities, err = o.config.Security.check(); err != nil {
 		return err
 	}
 	image := o.image.image.Config()

@@ -50,6 +50,16 @@ func program(args []string) int {
 			return fail(err)
 		}
 		os.Stdout.Write(data)
+	case "open":
+		f, err := os.Open(args[1])
+		if err != nil {
+			return fail(err)
+		}
+		f.Close()
+	case "mkdir":
+		if err := os.Mkdir(args[1], 0o755); err != nil {
+			return fail(err)
+		}
 	case "write":
 		if err := os.WriteFile(args[1], []byte(args[2]), 0o644); err != nil {
 			return fail(err)

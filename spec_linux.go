@@ -15,13 +15,10 @@ func (o *own) spec() (*specs.Spec, error) {
 	s := runtime.DefaultSpec()
 	s.Hostname = o.process.Hostname
 	o.setProcess(s.Process)
-	profile, err := runtime.DefaultSeccomp(runtime.DefaultCapabilities())
-	if err != nil {
+	if err := o.config.Security.apply(s, o.capabilities); err != nil {
 		return nil, err
 	}
-	s.Linux.Seccomp = profile
 	s.Linux.Namespaces = namespaces(s.Linux.Namespaces, o.config.Network)
-	s.Root.Readonly = o.config.Security.ReadOnlyRoot
 	setShmSize(s.Mounts, o.config.Resources.ShmSize)
 	s.Mounts = addMounts(s.Mounts, o.config.Mounts)
 	s.Linux.Resources.Memory = o.resources.Memory
@@ -51,6 +48,7 @@ func (o *own) setProcess(p *specs.Process) {
 	p.Args = o.process.Args
 	p.Env = o.process.Env
 	p.Cwd = o.process.WorkingDir
+	p.Capabilities.Bounding, p.Capabilities.Permitted, p.Capabilities.Effective = o.capabilities, o.capabilities, o.capabilities
 	p.NoNewPrivileges = o.config.Security.NoNewPrivileges
 	for _, l := range o.config.Rlimits {
 		setRlimit(p, l)

@@ -58,11 +58,11 @@ func (c *Container) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options, err := c.createOptions(ctx)
+	spec, err := o.spec()
 	if err != nil {
 		return err
 	}
-	spec, err := o.spec()
+	options, err := c.createOptions(ctx) // with a mount for rt to close
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,10 @@ var capabilityNames = [...]string{
 	"CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 }
 
+// KnownCapability tells whether a name, as "CAP_NET_ADMIN", is one of a
+// capability.
+func KnownCapability(name string) bool { return slices.Contains(capabilityNames[:], name) }
+
 func capabilityName(c int) string {
 	if c < len(capabilityNames) {
 		return capabilityNames[c]

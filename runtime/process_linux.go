@@ -149,6 +149,23 @@ var lastCapability = sync.OnceValue(func() int {
 	return last
 })
 
+// Capabilities are those that the calling process is permitted, the most that it
+// can give a container; a new list each time.
+func Capabilities() (names []string) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return nil // never fails for the caller itself
+	}
+	permitted := uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
+	for i, name := range capabilityNames {
+		if permitted&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // credentials makes the process what it runs as. If a seccomp filter follows
 // that may not rely on no_new_privs, CAP_SYS_ADMIN stays until then: execve
 // takes it away with all that the bounding set lacks.

@@ -3,7 +3,8 @@
 // Run runs the program of an image in a container, as docker run does:
 //
 //	run [-i] [-e NAME=VALUE]... [-w DIR] [-u USER] [-m BYTES] [-v SOURCE:TARGET[:ro]]...
-//	    [--tmpfs TARGET[:OPTIONS]]... [--read-only] [--name NAME] [--rm] IMAGE [ARG...]
+//	    [--tmpfs TARGET[:OPTIONS]]... [--read-only] [--cap-add NAME]... [--cap-drop NAME]...
+//	    [--device PATH[:TARGET[:ACCESS]]]... [--privileged] [--name NAME] [--rm] IMAGE [ARG...]
 //
 // Signals go to the container. The exit status is the program's: 128+n if
 // signal n ended it, 126 if it cannot be executed, 127 if it was not found,
@@ -48,6 +49,14 @@ func main() {
 	flags.Func("tmpfs", "mount an empty filesystem in memory on `TARGET[:OPTIONS]`", func(v string) error {
 		return mount(&c, engine.Mount{Type: engine.MountTmpfs}, v)
 	})
+	flags.Func("cap-add", "capability to add, or ALL", func(v string) error { c.Security.CapAdd = append(c.Security.CapAdd, v); return nil })
+	flags.Func("cap-drop", "capability to drop, or ALL", func(v string) error { c.Security.CapDrop = append(c.Security.CapDrop, v); return nil })
+	flags.Func("device", "`PATH[:TARGET[:ACCESS]]` of a device of the host", func(v string) error {
+		f := append(strings.SplitN(v, ":", 3), "", "")
+		c.Security.Devices = append(c.Security.Devices, engine.Device{Path: f[0], Target: f[1], Access: f[2]})
+		return nil
+	})
+	flags.BoolVar(&c.Security.Privileged, "privileged", false, "take nearly all confinement away")
 	flags.BoolVar(&c.Security.ReadOnlyRoot, "read-only", false, "make all but mounts read-only")
 	code, err := 125, flags.Parse(os.Args[1:])
 	if err == nil && flags.NArg() == 0 {
