@@ -187,7 +187,9 @@ func (x *directoryBuilder) finish(rec *record) error {
 	if dropErr != nil {
 		return dropErr
 	}
-	rec.Opaque = x.tree.root.dir.opaque
+	if err := x.tree.note(rec, all, x.dir); err != nil {
+		return err
+	}
 	f := &finisher{disk: x.disk, home: x.home}
 	if err := f.run(all); err != nil {
 		return err

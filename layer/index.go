@@ -93,7 +93,9 @@ func (x *indexBuilder) end(t *tarReader) error {
 
 func (x *indexBuilder) finish(rec *record) error {
 	all := x.tree.finish(func(change) {})
-	rec.Opaque = x.tree.root.dir.opaque
+	if err := x.tree.note(rec, all, x.dir); err != nil {
+		return err
+	}
 	x.tree = nil
 	tar, err := os.Open(filepath.Join(x.dir, tarName))
 	if err != nil {

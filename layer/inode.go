@@ -47,6 +47,7 @@ type directory struct {
 	parent   *inode   // the root is its own parent
 	name     string   // in parent
 	opaque   bool
+	implied  bool // no member names it
 }
 
 type child struct {
@@ -97,6 +98,7 @@ func (d *directory) set(name string, n *inode) {
 
 // update gives a directory the attributes of a later member; its names stay.
 func (n *inode) update(to *inode) {
+	n.dir.implied = false
 	n.mode, n.uid, n.gid, n.sec, n.nsec, n.more = to.mode, to.uid, to.gid, to.sec, to.nsec, to.more
 }
 

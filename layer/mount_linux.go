@@ -221,7 +221,12 @@ func (w *work) convert(dir string, rec record) error {
 	if err := os.Rename(filepath.Join(w.dir, treeName), tree); err != nil {
 		return err
 	}
-	rec.Form, rec.Opaque = FormDirectory.String(), made.Opaque
+	if made.ImpliedSize > 0 {
+		if err := os.Rename(filepath.Join(w.dir, impliedName), filepath.Join(dir, impliedName)); err != nil {
+			return err
+		}
+	}
+	rec.Form, rec.Opaque, rec.ImpliedSize = FormDirectory.String(), made.Opaque, made.ImpliedSize
 	rec.IndexSize, rec.DataSize = 0, 0
 	if err := atomicfile.WriteJSON(filepath.Join(dir, recordName), rec, atomicfile.Durable); err != nil {
 		return err

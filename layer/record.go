@@ -29,6 +29,10 @@ type record struct {
 	DataSize  int64         `json:"dataSize,omitempty"`  // of data, in bytes; 0: there is none
 	Opaque    bool          `json:"opaque,omitempty"`    // hides all layers below
 
+	// ImpliedSize is that of implied, in bytes. 0: there is none, or the layer
+	// is older than the field, and all its directories count as named.
+	ImpliedSize int64 `json:"impliedSize,omitempty"`
+
 	unknown map[string]json.RawMessage
 }
 
@@ -41,7 +45,7 @@ func (r *record) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &r.unknown); err != nil {
 		return err
 	}
-	for _, known := range []string{"version", "diffID", "form", "size", "indexSize", "dataSize", "opaque"} {
+	for _, known := range []string{"version", "diffID", "form", "size", "indexSize", "dataSize", "opaque", "impliedSize"} {
 		delete(r.unknown, known)
 	}
 	return nil
@@ -76,7 +80,7 @@ func readRecord(dir string, want digest.Digest) (record, error) {
 	case r.Version > recordVersion:
 		return r, fmt.Errorf("%s: version %d is of a newer program: %w", name, r.Version, errdefs.ErrNotImplemented)
 	case r.Version < 1, r.DiffID != want, r.Form != FormIndex.String() && r.Form != FormDirectory.String(),
-		r.Size < 0, r.IndexSize < 0, r.DataSize < 0:
+		r.Size < 0, r.IndexSize < 0, r.DataSize < 0, r.ImpliedSize < 0:
 		return r, fmt.Errorf("%s: damaged: %w", name, errdefs.ErrDataLoss)
 	}
 	return r, nil

@@ -62,6 +62,7 @@ func (w *walk) make(d *inode, name string) (*inode, error) {
 		return nil, err
 	}
 	kid := newDir(d, strings.Clone(name))
+	kid.dir.implied = true
 	d.dir.set(kid.dir.name, kid)
 	return kid, nil
 }

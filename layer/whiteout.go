@@ -79,7 +79,9 @@ func (n *inode) whiteouts(drop func(change)) {
 		if kid := d.kids[name]; kid == nil {
 			d.set(name, &inode{mode: modeChar})
 		} else if kid.dir != nil {
-			kid.dir.opaque = true // removed below, made anew here
+			// Removed below, made anew here: nothing of the old one counts,
+			// its attributes neither.
+			kid.dir.opaque, kid.dir.implied = true, false
 		}
 	}
 	for _, kid := range d.kids {
