@@ -25,6 +25,10 @@
 // Layer.Opaque for what an overlay cannot express. GNU tar, run by root with
 // all attributes, extracts the same tree, down to the nanosecond.
 //
+// A layer knows nothing of those below it, so a directory that its archive only
+// implies hides how they have it: below a layer with tmp/x and no tmp, /tmp
+// would have mode 0755. Cover makes what puts a stack of layers right.
+//
 // # On disk
 //
 //	sha256/<hex of the diff ID>/layer.json   record: form, sizes
@@ -34,7 +38,10 @@
 //	                                         sparse files, and files whose padding
 //	                                         is not zero; often not there
 //	                           /tree/        directory form: the files
-//	tmp/<random>/ and <random>.lock          a layer that is being made or removed
+//	                           /implied      directories that no member names;
+//	                                         often not there
+//	tmp/<random>/ and <random>.lock          a layer that is being made or removed,
+//	                                         or a cover
 //
 // All directories have mode 0700: set-uid files of layers are out of reach of
 // the host's users. Nothing but a Store may write there: the kernel believes an
@@ -46,9 +53,9 @@
 // there whole or not at all, after kill -9 or loss of power too. The directory
 // in tmp has a lock that dies with its process; Open removes those whose lock
 // is free. Layer.Mount gives a detached mount, or the directory, which is shared
-// in the Store and kept until Store.Close or Store.Remove. A process that is
-// killed leaves no mount, as none is attached anywhere, and in tmp what the
-// next Open removes.
+// in the Store and kept until Store.Close or Store.Remove. What Cover makes lies
+// in tmp until its Mount is closed. A process that is killed leaves no mount, as
+// none is attached anywhere, and in tmp what the next Open removes.
 //
 // # Concurrency and privileges
 //

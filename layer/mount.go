@@ -16,8 +16,8 @@ import (
 // often than this.
 const trimEvery = time.Second
 
-// A Mount is a layer's files, ready to be a lower layer of an overlay. It may
-// be used by several goroutines at once.
+// A Mount is the files of a layer, or of a cover, ready to be a lower layer of
+// an overlay. It may be used by several goroutines at once.
 type Mount struct {
 	store *Store
 	id    digest.Digest
@@ -34,6 +34,9 @@ type mounted struct {
 	refs  int           // guarded by Store.mu
 	ready chan struct{} // closed when file or err is set
 	err   error
+
+	implied int64 // size of the list of implied directories
+	work    *work // of a cover, ends with it
 }
 
 // File is the root of the layer. In the index form it is a detached mount,
@@ -47,10 +50,15 @@ func (m *Mount) File() *os.File { return m.m.file }
 func (m *Mount) Path() string { return m.m.path }
 
 // Close lets go of the mount. An overlay that was made from it keeps what it
-// needs. Calls after the first do nothing.
+// needs, except that closing a cover removes it from the disk. Calls after the
+// first do nothing.
 func (m *Mount) Close() error {
 	var err error
 	m.once.Do(func() {
+		if m.m.work != nil { // a cover, which is not shared
+			err = m.m.close()
+			return
+		}
 		s := m.store
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -129,6 +137,9 @@ func (m *mounted) close() error {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
+	}
+	if m.work != nil {
+		errs = append(errs, m.work.end())
 	}
 	return errors.Join(errs...)
 }

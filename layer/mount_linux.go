@@ -26,6 +26,7 @@ func (s *Store) open(l *Layer, m *mounted) error {
 	if err != nil {
 		return err
 	}
+	m.implied = rec.ImpliedSize
 	if rec.Form == FormIndex.String() {
 		err := m.mount(dir, rec)
 		if !errors.Is(err, errdefs.ErrNotImplemented) {
