@@ -71,8 +71,13 @@ func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtim
 	if err != nil {
 		return nil, fmt.Errorf("find layers of image: %w", err)
 	}
-	var lowers []runtime.Lower
 	var mounts []*layer.Mount
+	fail := func(err error) ([]runtime.Lower, error) {
+		for _, m := range mounts {
+			err = errors.Join(err, m.Close())
+		}
+		return nil, err
+	}
 	root := unnamedRoot
 	for _, l := range slices.Backward(layers) {
 		m, err := l.Mount()
@@ -85,19 +90,26 @@ func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtim
 			err = errors.Join(err, ctx.Err())
 		}
 		if err != nil {
-			for _, m := range mounts {
-				err = errors.Join(err, m.Close())
-			}
-			return nil, fmt.Errorf("mount layer %s: %w", l.DiffID(), err)
+			return fail(fmt.Errorf("mount layer %s: %w", l.DiffID(), err))
 		}
+		if l.Opaque() {
+			break // it hides all below it
+		}
+	}
+	cover, err := layer.Cover(ctx, mounts)
+	if err != nil {
+		return fail(err)
+	}
+	if cover != nil {
+		mounts = slices.Insert(mounts, 0, cover)
+	}
+	var lowers []runtime.Lower
+	for _, m := range mounts {
 		lower := runtime.Lower{Path: m.Path()}
 		if lower.Path == "" {
 			lower.File = m.File()
 		}
 		lowers = append(lowers, lower)
-		if l.Opaque() {
-			break // it hides all below it
-		}
 	}
 	x.mounts, x.lowers, x.root = mounts, append(lowers, h.bottom), root
 	return x.lowers, nil

@@ -82,6 +82,14 @@ func program(args []string) int {
 			return fail(err)
 		}
 		fmt.Printf("%o %d %d %d\n", st.Mode&0o7777, st.Uid, st.Gid, st.Mtim.Sec)
+	case "look": // at files
+		for _, name := range args[1:] {
+			l, err := lookAt(filepath.Join("/", name))
+			if err != nil {
+				return fail(err)
+			}
+			fmt.Println(l)
+		}
 	case "links":
 		files, _ := filepath.Glob("/proc/self/fd/*")
 		for _, f := range files {
