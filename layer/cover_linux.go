@@ -203,7 +203,15 @@ func (c *coverer) put() error {
 		if s.node != nil {
 			continue
 		}
-		n, err := c.read(s)
+		fd, err := openBeneath(int(c.stack[s.shown].File().Fd()), s.path)
+		if err != nil {
+			return err
+		}
+		n, err := c.read(fd)
+		unix.Close(fd)
+		if err == nil {
+			err = c.tree.charge(inodeCost + len(s.name))
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", quote(s.path), err)
 		}
@@ -219,13 +227,8 @@ func (c *coverer) put() error {
 	return nil
 }
 
-// read gives a directory the attributes that it is to show.
-func (c *coverer) read(s *step) (*inode, error) {
-	fd, err := openBeneath(int(c.stack[s.shown].File().Fd()), s.path)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
+// read makes a directory that has the attributes of one of a layer.
+func (c *coverer) read(fd int) (*inode, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, os.NewSyscallError("fstat", err)
@@ -239,7 +242,7 @@ func (c *coverer) read(s *step) (*inode, error) {
 	if len(xattrs) > 0 {
 		n.more = &details{xattrs: xattrs}
 	}
-	return n, errors.Join(err, c.tree.charge(inodeCost+len(s.name)))
+	return n, err
 }
 
 // xattrs reads those of a directory that are not overlayfs's own.

@@ -23,12 +23,12 @@ import (
 // For each, in the order of a walk that takes the names of a directory by
 // their bytes, there is a uvarint, the number of leading names that its path
 // shares with the one before, then its other names with a slash between them,
-// then a NUL. So the list is no longer than the names of the tree. Paths that
-// no program could name are left out.
+// then a NUL. So no name of the tree is there more than once. Paths that no
+// program could name are left out.
 const impliedName = "implied"
 
 // note records what is known of a finished tree that is not in its files.
-func (t *tree) note(rec *record, all []*inode, dir string) (err error) {
+func (t *tree) note(rec *record, all []*inode, dir string) error {
 	rec.Opaque = t.root.dir.opaque
 	if !slices.ContainsFunc(all, func(n *inode) bool { return n.dir != nil && n.dir.implied }) {
 		return nil
