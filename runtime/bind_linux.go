@@ -131,13 +131,20 @@ func (p *bindPlan) apply(fd int) error {
 
 // bind attaches a directory or file of the host.
 func (b *builder) bind(m *specs.Mount, destination string) {
-	tree, isDir, err := openBind(m)
-	if err != nil {
-		b.fail(fmt.Errorf("mount on %s: %w", destination, err))
-		return
+	isDir := true
+	fd, ok := b.obtain(func() (tree *os.File, err error) {
+		if tree, isDir, err = openBind(m); err != nil {
+			err = fmt.Errorf("mount on %s: %w", destination, err)
+		}
+		return tree, err
+	}, func() string {
+		info, err := os.Stat(m.Source)
+		isDir = err != nil || info.IsDir()
+		return fmt.Sprintf("detached copy of %s with options %s", m.Source, strings.Join(m.Options, ","))
+	})
+	if ok {
+		b.attachInRoot(fmt.Sprintf("mount %s on %s", m.Source, destination), b.words(uint64(fd)), destination, isDir)
 	}
-	what := fmt.Sprintf("mount %s on %s", m.Source, destination)
-	b.attachInRoot(what, b.words(uint64(b.sendOwned(tree))), destination, isDir)
 }
 
 // maxDepth bounds the components of a mount's destination. Each takes two steps,

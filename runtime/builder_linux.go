@@ -29,7 +29,8 @@ type builder struct {
 	spare []maskPair
 	files []uintptr // slots of detached mounts of CreateOptions.Files
 
-	copyMasks    bool // spare is one pair, of which copies are mounted
+	copyMasks    bool       // spare is one pair, of which copies are mounted
+	explained    *explained // not nil: the program is to be read, not run
 	loopbackIsUp bool
 
 	// unified tells that the child enters its v2 cgroup.
@@ -58,7 +59,7 @@ func (b *builder) container(l *launch, link int) (created uintptr) {
 	b.enterCgroup()
 	b.unshare(created)
 	b.prepareFiles(l.options.Files)
-	b.prepareMasks(l.root.mount == nil)
+	b.prepareMasks(l.root.overlay != nil)
 	b.enterRoot(l.root)
 	b.mounts()
 	b.attachFiles(l.options.Files)
@@ -116,10 +117,14 @@ func (b *builder) invalid(sentinel error, format string, args ...any) {
 // socket away, and the link to the host on linkFD.
 func (b *builder) stdio(streams [3]int, link int) {
 	for i, fd := range streams {
-		b.add("set up standard streams", unix.SYS_DUP3, b.send(fd), uintptr(i), 0)
+		n := b.send(fd)
+		b.explained.note(n, [...]string{"standard input", "standard output", "standard error"}[i])
+		b.add("set up standard streams", unix.SYS_DUP3, n, uintptr(i), 0)
 	}
 	if link >= 0 {
-		b.add("set up the link to the host", unix.SYS_DUP3, b.send(link), linkFD, unix.O_CLOEXEC)
+		n := b.send(link)
+		b.explained.note(n, "link to the host")
+		b.add("set up the link to the host", unix.SYS_DUP3, n, linkFD, unix.O_CLOEXEC)
 	}
 }
 
@@ -127,6 +132,11 @@ func (b *builder) stdio(streams [3]int, link int) {
 // enter the v1 hierarchies: a process that moves itself through "tasks" does
 // not wait for an RCU grace period, as one that is moved does.
 func (b *builder) enterCgroup() {
+	if b.explained != nil {
+		b.intoCgroup = len(b.fds)
+		b.explained.note(b.send(-1), "the container's cgroup, which it is cloned into")
+		return
+	}
 	files, err := b.cgroup.Join()
 	if err != nil {
 		b.fail(err)
@@ -227,8 +237,9 @@ func (b *builder) makePrivate() {
 // link as "../../etc", leads to what is mounted there, also with RESOLVE_IN_ROOT
 // (fs/namei.c, handle_dots, step_into).
 func (b *builder) enterRoot(r *root) {
-	if r.mount != nil {
-		fd := b.send(int(r.mount.Fd()))
+	if r.overlay == nil {
+		fd := b.send(r.fd())
+		b.explained.note(fd, "the root: a detached mount of "+r.name)
 		b.root = b.words(uint64(fd))
 		b.add("attach the root", unix.SYS_MOVE_MOUNT, fd, b.string(""), atCwd, b.string("/"), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	} else {

@@ -208,7 +208,7 @@ var cgroupTree = (*cgroup.Cgroup).Tree
 // mountCgroup shows the container its own cgroup.
 func (b *builder) mountCgroup(destination string, attrs uint64) {
 	what := "mount cgroup on " + destination
-	if b.rt.cgroups.host.Mode() == cgroup.Unified {
+	if b.explained != nil || b.rt.cgroups.host.Mode() == cgroup.Unified {
 		slot := b.childMount(what, "cgroup2", attrs, nil)
 		b.attach(what, slot, destination)
 		b.made = append(b.made, madeMount{destination, slot})

@@ -18,17 +18,21 @@ func (b *builder) prepareFiles(files []File) {
 	if len(files) == 0 {
 		return
 	}
-	m, err := b.rt.spares.take("files", newFilesMount)
-	if err == nil {
-		if err = writeFiles(m, files); err != nil {
-			m.Close()
+	fd, ok := b.obtain(func() (*os.File, error) {
+		m, err := b.rt.spares.take("files", newFilesMount)
+		if err == nil {
+			if err = writeFiles(m, files); err != nil {
+				m.Close()
+			}
 		}
-	}
-	if err != nil {
-		b.fail(fmt.Errorf("files: %w", needsRoot(err)))
+		if err != nil {
+			err = fmt.Errorf("files: %w", needsRoot(err))
+		}
+		return m, err
+	}, func() string { return "new tmpfs with the files, named 0, 1, ..." })
+	if !ok {
 		return
 	}
-	fd := b.sendOwned(m)
 	b.add("attach the files", unix.SYS_MOVE_MOUNT, fd, b.string(""), atCwd, b.string("/"+filesDir), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	for i, f := range files {
 		b.files = append(b.files, b.cloneTree("copy the mount of "+f.Path, fd, strconv.Itoa(i), 0))

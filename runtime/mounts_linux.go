@@ -155,12 +155,14 @@ func (b *builder) hostMount(what, destination, fstype string, attrs uint64, data
 			recipe.dirs = append(recipe.dirs, rel)
 		}
 	}
-	f, err := b.rt.spares.take(recipe.key(), recipe.make)
-	if err != nil {
-		b.fail(fmt.Errorf("%s: %w", what, needsRoot(err)))
-		return 0
-	}
-	return b.words(uint64(b.sendOwned(f)))
+	fd, _ := b.obtain(func() (*os.File, error) {
+		f, err := b.rt.spares.take(recipe.key(), recipe.make)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", what, needsRoot(err))
+		}
+		return f, err
+	}, recipe.String)
+	return b.words(uint64(fd))
 }
 
 // A mountRecipe is all that a mount made by the host is made of.
@@ -187,6 +189,32 @@ func (r *mountRecipe) key() string {
 		if d.GID != nil {
 			fmt.Fprintf(&b, " gid %d", *d.GID)
 		}
+	}
+	return b.String()
+}
+
+// String tells a reader of a program what is in the mount.
+func (r *mountRecipe) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "new %s for %s: attributes %#x", r.fstype, r.destination, r.attrs)
+	for i := 0; i < len(r.data); i += 2 {
+		b.WriteString(", " + r.data[i])
+		if r.data[i+1] != "" {
+			b.WriteString("=" + r.data[i+1])
+		}
+	}
+	if r.destination == "/dev" {
+		b.WriteString("; with devices")
+		for _, d := range defaultDevices {
+			b.WriteString(" " + d.name)
+		}
+		for i := range r.devices {
+			d := &r.devices[i]
+			fmt.Fprintf(&b, " %s (%s %d:%d)", d.Path, d.Type, d.Major, d.Minor)
+		}
+	}
+	if len(r.dirs) > 0 {
+		b.WriteString("; with directories " + strings.Join(r.dirs, " "))
 	}
 	return b.String()
 }
@@ -283,7 +311,7 @@ type maskPair struct{ file, dir uintptr }
 // does not copy detached mounts, or not those of another mount namespace, to
 // which the child goes if ahead is set.
 func (b *builder) prepareMasks(ahead bool) {
-	b.copyMasks = clonesDetached() && !ahead
+	b.copyMasks = !ahead && (b.explained != nil || clonesDetached())
 	n := len(b.spec.Linux.MaskedPaths)
 	if b.copyMasks {
 		n = min(n, 1)
@@ -337,6 +365,7 @@ func (b *builder) mask(p string, with maskPair) {
 	order := [2]uintptr{with.file, with.dir}
 	var st unix.Stat_t
 	switch err := unix.Lstat(p, &st); {
+	case b.explained != nil: // the same on every machine
 	case err != nil: // most likely not there either: one call tells
 		b.add(what, unix.SYS_FACCESSAT, dir, name, 0).with(flagArg0).orSkip(unix.ENOENT, 4)
 	case st.Mode&unix.S_IFMT == unix.S_IFDIR:

@@ -81,6 +81,9 @@ func (b *builder) enterNetwork(created uintptr) (left uintptr) {
 	if created&unix.CLONE_NEWNET == 0 {
 		return left
 	}
+	if b.explained != nil {
+		return left
+	}
 	ns := b.rt.spares.takeReady("network namespace", newNetworkNS)
 	if ns == nil {
 		return left

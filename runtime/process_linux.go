@@ -166,6 +166,14 @@ func Capabilities() (names []string) {
 	return names
 }
 
+// lastCapability is the kernel's, or of an explained program the last there is.
+func (b *builder) lastCapability() uintptr {
+	if b.explained != nil {
+		return uintptr(len(capabilityNames) - 1)
+	}
+	return uintptr(lastCapability())
+}
+
 // credentials makes the process what it runs as. If a seccomp filter follows
 // that may not rely on no_new_privs, CAP_SYS_ADMIN stays until then: execve
 // takes it away with all that the bounding set lacks.
@@ -180,7 +188,7 @@ func (b *builder) credentials(p *specs.Process, c *credential, keepAdmin bool) {
 		b.fail(err)
 		return
 	}
-	for c := range uintptr(lastCapability() + 1) {
+	for c := range b.lastCapability() + 1 {
 		if sets.bounding&(1<<c) == 0 {
 			b.add("drop "+capabilityName(int(c)), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		}
@@ -202,7 +210,7 @@ func (b *builder) credentials(p *specs.Process, c *credential, keepAdmin bool) {
 		now.effective |= 1 << unix.CAP_SYS_ADMIN
 	}
 	b.capset(now)
-	for c := range uintptr(lastCapability() + 1) {
+	for c := range b.lastCapability() + 1 {
 		if sets.ambient&(1<<c) != 0 {
 			b.add("raise ambient "+capabilityName(int(c)), unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0)
 		}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -287,14 +286,4 @@ func (p *program) failure() *StepError {
 		}
 	}
 	return e
-}
-
-// String lists the steps, one a line.
-func (p *program) String() string {
-	var b strings.Builder
-	for i := range p.steps {
-		s := &p.steps[i]
-		fmt.Fprintf(&b, "%-32s %s\n", s.call(p), s.what)
-	}
-	return b.String()
 }

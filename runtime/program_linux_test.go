@@ -109,10 +109,10 @@ func TestProgramString(t *testing.T) {
 	text := b.String()
 	at := 0
 	for _, want := range []string{ // in this order
-		`mount(@16, "/", @16, 0x44000)`, `openat2(-100, "/work/dir", `, `mkdirat(-100, "/work", 0x1ed)`, `mkdirat(-100, "/work/dir", 0x1ed)`,
-		"fchdir([@", "prlimit64(0, 7, @", "set RLIMIT_NOFILE to 10:20", "prctl(0x26, 1)", "umask(0x12)",
-		"drop CAP_DAC_READ_SEARCH", "prctl(8, 1)", "setgroups(1, @", "setresgid(0x3e9, 0x3e9, 0x3e9)", "setresuid(0x3e8, 0x3e8, 0x3e8)",
-		"capset(@", "rt_sigprocmask(2, @", "gettid() -> @", `execve("/bin/sh", @`, `execve("/usr/bin/sh", @`,
+		`mount("", "/", "", 0x44000, NULL)`, `$1 = openat2(-100, "/work/dir", {`, "after ENOENT go on; else skip 3", `mkdirat(-100, "/work", 0755)`, `mkdirat(-100, "/work/dir", 0755)`,
+		"fchdir($1)", "prlimit64(0, 7, {0xa, 0x14}, NULL)", "set RLIMIT_NOFILE to 10:20", "prctl(38, 1)", "umask(022)",
+		"drop CAP_DAC_READ_SEARCH", "prctl(8, 1)", "setgroups(1, @", "setresgid(1001, 1001, 1001)", "setresuid(1000, 1000, 1000)",
+		"capset({", "rt_sigprocmask(2, {0x0}, NULL, 8)", "$2 = gettid()", `$3 = execve("/bin/sh", ["sh", "-c", "true"], [`, "after any error go on", `execve("/usr/bin/sh", [`,
 	} {
 		i := strings.Index(text[at:], want)
 		if i < 0 {

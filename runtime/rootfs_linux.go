@@ -19,6 +19,14 @@ import (
 type root struct {
 	mount   *os.File // or nil:
 	overlay *Overlay
+	name    string // without either, of a program that is explained
+}
+
+func (r *root) fd() int {
+	if r.mount == nil {
+		return -1
+	}
+	return int(r.mount.Fd())
 }
 
 func (r *root) close() {

@@ -77,6 +77,9 @@ func (p *Process) Wait(context.Context) (Status, error) { return Status{}, errNo
 // Signal is errdefs.ErrNotImplemented on this system.
 func (p *Process) Signal(context.Context, syscall.Signal) error { return errNoLinux }
 
+// Explain is errdefs.ErrNotImplemented on this system.
+func Explain(*specs.Spec, CreateOptions) (string, error) { return "", errNoLinux }
+
 // Capabilities are none on this system.
 func Capabilities() []string { return nil }
 
