@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,8 +33,19 @@ func TestWantedPeers(t *testing.T) {
 	}
 }
 
+// need skips a test on a machine that lacks a program.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is not installed", p)
+		}
+	}
+}
+
 // TestRoom shows that what a peer mounts is seen by peers alone.
 func TestRoom(t *testing.T) {
+	need(t, "sh", "mount", "cat")
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -74,6 +86,7 @@ func TestRoom(t *testing.T) {
 }
 
 func TestRoomErrors(t *testing.T) {
+	need(t, "sh", "sleep")
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
