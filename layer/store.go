@@ -213,11 +213,11 @@ func (s *Store) Remove(diffID digest.Digest) error {
 	if err := s.unmount(diffID); err != nil {
 		return fmt.Errorf("remove layer %s: %w", diffID, err)
 	}
-	w, err := s.begin()
+	w, err := s.beginEmpty()
 	if err != nil {
 		return fmt.Errorf("remove layer %s: %w", diffID, err)
 	}
-	err = os.Rename(dir, filepath.Join(w.dir, "layer"))
+	err = os.Rename(dir, w.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = errdefs.ErrNotFound
 	}

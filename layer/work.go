@@ -22,6 +22,18 @@ type work struct {
 }
 
 func (s *Store) begin() (*work, error) {
+	w, err := s.beginEmpty()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(w.dir, 0o700); err != nil {
+		return nil, errors.Join(err, w.end())
+	}
+	return w, nil
+}
+
+// beginEmpty is begin without the directory. On a full disk it works too.
+func (s *Store) beginEmpty() (*work, error) {
 	for {
 		w, err := s.tryBegin()
 		if w != nil || err != nil {
@@ -42,9 +54,7 @@ func (s *Store) tryBegin() (*work, error) {
 	}
 	ok, err := tryLock(w.lock)
 	if err == nil && ok && w.linked() {
-		if err = os.Mkdir(w.dir, 0o700); err == nil {
-			return w, nil
-		}
+		return w, nil
 	}
 	return nil, errors.Join(err, w.end())
 }
