@@ -72,7 +72,9 @@ func Open(o Options) (*Runtime, error) {
 	}
 	r := &Runtime{dir: dir, id: id, lock: lock, containers: map[*Container]bool{}, filters: map[*specs.LinuxSeccomp]*filter{}}
 	if r.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
-		r.cgroups, err = openCgroups(path.Join(parent, id), lock)
+		if r.cgroups, err = openCgroups(path.Join(parent, id), lock); err != nil {
+			r.null.Close()
+		}
 	}
 	if err != nil {
 		r.unlock()
