@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -9,18 +10,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// smallTmpfs makes a filesystem that no mount table shows: other tests look at
+// that at the same time.
+func smallTmpfs(t *testing.T, size string) (dir string) {
+	t.Helper()
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		t.Skipf("a small filesystem needs a mount: %v", err)
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "size", size), unix.FsconfigCreate(fs)); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fmt.Sprintf("/proc/self/fd/%d/", fd)
+}
+
 // TestDiskFull pulls onto a filesystem of 1 MiB what does not fit, and then what
 // does.
 func TestDiskFull(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mount("inboard-test", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m,mode=700"); err != nil {
-		t.Skipf("a small filesystem needs a mount: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	dir := smallTmpfs(t, "1m")
 	f := newFakeRegistry(t)
 	large := f.push("large", "v1", build(t, hostPlatform, gzipLayer(t, "small", "layer"), gzipLayer(t, "bulk", bulk(1, 3<<20))))
 	small := f.push("small", "v1", build(t, hostPlatform, gzipLayer(t, "small", "layer")))
