@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 
@@ -28,6 +29,8 @@ var (
 	ErrPermissionDenied error = errdefs.ErrPermissionDenied
 	// ErrUnavailable: it may work later.
 	ErrUnavailable error = errdefs.ErrUnavailable
+	// ErrResourceExhausted: a disk is full, or a registry was asked too often.
+	ErrResourceExhausted error = errdefs.ErrResourceExhausted
 	// ErrDataLoss: a file on disk is damaged. The error's text names it.
 	ErrDataLoss error = errdefs.ErrDataLoss
 	// ErrNotImplemented: this version cannot do it.
@@ -76,5 +79,17 @@ func failed(op, id string, err error) error {
 	if errors.As(err, &e) {
 		return err
 	}
+	if isDiskFull(err) {
+		err = diskFull{err}
+	}
 	return &Error{Op: op, ID: id, Err: err}
 }
+
+func isDiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+// diskFull is an error of a full disk, and says so by its class too.
+type diskFull struct{ error }
+
+func (f diskFull) Unwrap() []error { return []error{f.error, ErrResourceExhausted} }

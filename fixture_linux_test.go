@@ -152,13 +152,22 @@ func programLayer(t testing.TB) v1.Layer {
 func pushImage(t testing.TB, change func(*v1.ConfigFile), extra ...v1.Layer) string {
 	t.Helper()
 	shared.Lock()
+	program := programLayer(t)
+	shared.Unlock()
+	return pushLayers(t, change, append([]v1.Layer{program}, extra...)...)
+}
+
+// pushLayers is pushImage of the given layers alone.
+func pushLayers(t testing.TB, change func(*v1.ConfigFile), layers ...v1.Layer) string {
+	t.Helper()
+	shared.Lock()
 	defer shared.Unlock()
 	if shared.registry == nil {
 		shared.registry = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	}
 	shared.images++
 	ref := fmt.Sprintf("%s/test/image%d:latest", strings.TrimPrefix(shared.registry.URL, "http://"), shared.images)
-	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), append([]v1.Layer{programLayer(t)}, extra...)...)
+	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), layers...)
 	if err != nil {
 		t.Fatal(err)
 	}

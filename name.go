@@ -62,7 +62,10 @@ func (n names) claim(name, engine, id string) error {
 	if errors.Is(err, fs.ErrExist) {
 		return n.taken(name)
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("claim name %q: %w", name, err)
+	}
+	return nil
 }
 
 func (n names) taken(name string) error {

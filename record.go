@@ -152,14 +152,31 @@ func (d records) change(id string, v any) error {
 	if err != nil {
 		return fmt.Errorf("change record: %w", err)
 	}
+	if _, starts := v.(startChange); starts {
+		data = withRoom(data, before)
+	}
 	if _, err := f.Write(append(data, '\n')); err != nil {
 		// A part of a line would spoil the next one.
 		return errors.Join(fmt.Errorf("change record: %w", err), f.Truncate(before))
 	}
 	if before > longRecord {
-		return d.compact(f, id)
+		if err := d.compact(f, id); !isDiskFull(err) {
+			return err
+		} // else it stays long: the change has been written
 	}
 	return nil
+}
+
+// withRoom is a line for a record of the size given. If the last block of the
+// file would have little room after it, blanks lead into the next one: how the
+// container ends can then be written down on a disk that has become full.
+func withRoom(line []byte, size int64) []byte {
+	const block, room = 1024, 256 // ext4's least block; more than an exitChange takes
+	end := size + int64(len(line)) + 1
+	if left := -end & (block - 1); left < room {
+		line = append(line, bytes.Repeat([]byte(" "), int(left)+1)...)
+	}
+	return line
 }
 
 // compact replaces a locked record by one of a single line.
@@ -182,7 +199,7 @@ func (d records) compact(f *os.File, id string) error {
 		return err
 	}
 	part := d.draft(r.Owner.Engine, id)
-	if err = os.WriteFile(part, append(data, '\n'), 0o600); err == nil {
+	if err = os.WriteFile(part, append(withRoom(data, 0), '\n'), 0o600); err == nil {
 		err = os.Rename(part, d.path(id))
 	}
 	if err != nil {

@@ -126,18 +126,16 @@ func canonical(dir string) (string, error) {
 func (r *root) register() error {
 	dir := r.engineDir(r.engine)
 	if err := os.MkdirAll(filepath.Join(dir, "layers"), 0o700); err != nil {
-		return fmt.Errorf("make engine directory: %w", err)
+		return errors.Join(fmt.Errorf("make engine directory: %w", err), os.RemoveAll(dir))
 	}
 	lock, err := lockFile(r.engineLock(r.engine))
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
-	// For people who wonder; no program reads it.
+	// For people who wonder; no program reads it, and a full disk must not keep
+	// from opening the root who wants to remove what fills it.
 	about, _ := json.Marshal(map[string]any{"pid": os.Getpid(), "program": os.Args[0], "opened": time.Now()})
-	if _, err := lock.Write(append(about, '\n')); err != nil {
-		lock.Close()
-		return errors.Join(fmt.Errorf("write engine lock: %w", err), os.RemoveAll(dir))
-	}
+	_, _ = lock.Write(append(about, '\n'))
 	r.lock = lock
 	return nil
 }
@@ -162,23 +160,37 @@ func makeSkeleton(dir string) error {
 		return err
 	}
 	part := dir + ".part"
-	if err := os.RemoveAll(part); err != nil {
-		return err
+	err := os.RemoveAll(part)
+	if err == nil {
+		err = fillSkeleton(part)
 	}
-	for _, d := range []string{"", "dev", "etc", "proc", "sys"} {
-		// Chmod, because the process's umask is not the container's.
-		if err := errors.Join(os.Mkdir(filepath.Join(part, d), 0o755), os.Chmod(filepath.Join(part, d), 0o755)); err != nil {
-			return err
-		}
+	if err == nil {
+		err = os.Rename(part, dir)
 	}
-	for _, f := range []string{"hosts", "hostname", "resolv.conf"} {
-		path := filepath.Join(part, "etc", f)
-		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chmod(path, 0o644)); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(part, dir); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(part))
 	}
 	return atomicfile.SyncDir(filepath.Dir(dir))
+}
+
+func fillSkeleton(dir string) error {
+	for _, name := range []string{"", "dev", "etc", "proc", "sys"} {
+		path := filepath.Join(dir, name)
+		if err := os.Mkdir(path, 0o755); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o755); err != nil { // the process's umask is not the container's
+			return err
+		}
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		path := filepath.Join(dir, "etc", name)
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
