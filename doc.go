@@ -56,8 +56,9 @@
 //
 // # Privileges
 //
-// Opening a root and listing need access to its directories alone; so does
-// pulling, where layers are kept as an index. Starting containers needs root's
+// Opening a root, listing and pulling need access to its directories alone: an
+// ordinary user's are below the XDG base directories, and his layers are kept as
+// an index. Starting containers needs root's
 // capabilities in the initial user namespace, and Linux 5.14 or newer. On other
 // systems images work, and Create returns [ErrUnsupported].
 //

@@ -62,7 +62,7 @@ func Images(ctx context.Context) ([]*Image, error) { return Default().Images(ctx
 
 // Pull fetches an image from a registry, unless the root has it. References
 // are Docker's: "alpine" is docker.io/library/alpine:latest. It needs root
-// where layers are kept as directories.
+// only where layers are asked to be directories.
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
 	const op = "pull image"
 	ctx, leave, err := e.enter(ctx)

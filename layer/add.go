@@ -216,8 +216,11 @@ func (w *work) stream(ctx context.Context, form Form, r io.Reader, unpack unpack
 
 // explain gives errors of the disk their class.
 func explain(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	switch {
+	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, errdefs.ErrPermissionDenied):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
 	}
 	return err
 }

@@ -18,7 +18,8 @@ type Form int
 
 const (
 	// FormAuto is FormIndex where a probe in the store's own directory
-	// succeeds, else FormDirectory.
+	// succeeds, else FormDirectory. For an ordinary user, who could not give
+	// a directory's files their owners, it is FormIndex.
 	FormAuto Form = iota
 	// FormIndex is the layer's plain tar and an EROFS index over it, which
 	// the kernel mounts. It takes Linux 6.12 to mount from a file; whether
@@ -84,7 +85,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s.form = func() (Form, error) { return o.Form, nil }
 	if o.Form == FormAuto {
 		s.form = sync.OnceValues(func() (Form, error) {
-			if err := s.probe(); err != nil {
+			if err := s.probe(); err != nil && os.Geteuid() == 0 {
 				return FormDirectory, err
 			}
 			return FormIndex, nil
