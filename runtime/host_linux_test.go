@@ -15,7 +15,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -171,7 +170,7 @@ func hostScenario(args []string) int {
 		},
 		"init": mountProc,
 		"no-clone3": func() error {
-			return denyClone3()
+			return deny(unix.SYS_CLONE3)
 		},
 		"no-memfd": func() error {
 			return errors.Join(mountProc(), os.WriteFile("/proc/sys/vm/memfd_noexec", []byte("2"), 0))
@@ -193,22 +192,6 @@ func hostScenario(args []string) int {
 // mountProc is for a program that is pid 1.
 func mountProc() error {
 	return errors.Join(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""), unix.Mount("proc", "/proc", "proc", 0, ""))
-}
-
-// denyClone3 has the kernel answer clone3 as Docker's filter does.
-func denyClone3() error {
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_CLONE3, Jf: 1},
-		{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
-		{Code: unix.BPF_RET, K: unix.SECCOMP_RET_ALLOW},
-	}
-	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 func scenario(dir, root string) error {

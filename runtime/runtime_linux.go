@@ -208,17 +208,28 @@ func (r *Runtime) hostMountNS() (int, error) {
 // bound the container's life.
 //
 // Errors: errdefs.ErrInvalidArgument for a spec that makes no sense,
-// ErrNotImplemented for one that asks for what is not built, ErrPermissionDenied
-// without root's privileges, a *StepError for a system call that failed. After
+// ErrNotImplemented for one that asks for what is not built, and on a kernel
+// that lacks what containers need, ErrPermissionDenied without root's privileges, a *StepError for a system call that failed. After
 // an error nothing is left.
 func (r *Runtime) Create(ctx context.Context, spec *specs.Spec, o CreateOptions) (*Container, error) {
-	return r.create(ctx, spec, &o, true)
+	c, err := r.create(ctx, spec, &o, true)
+	return c, needsKernel(err)
 }
 
 // Start is Create and Container.Start in one. An error that the command was not
 // found or cannot be executed is a *CommandError.
 func (r *Runtime) Start(ctx context.Context, spec *specs.Spec, o CreateOptions) (*Container, error) {
-	return r.create(ctx, spec, &o, false)
+	c, err := r.create(ctx, spec, &o, false)
+	return c, needsKernel(err)
+}
+
+// needsKernel adds the sentinel that tells a kernel without a system call: an
+// older one, or one that a filter makes look so.
+func needsKernel(err error) error {
+	if errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w (%w: containers need Linux 5.14)", err, errdefs.ErrNotImplemented)
+	}
+	return err
 }
 
 func (r *Runtime) forget(c *Container) {
