@@ -1,0 +1,182 @@
+//go:build linux
+
+package main_test
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"log"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// example is the built example, a root for it, and a registry with an image of
+// the probe, which has no entrypoint and "/probe exit 7" as its command.
+type example struct {
+	t                         *testing.T
+	program, root, image, ref string
+}
+
+func newExample(t *testing.T) *example {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("go is not installed")
+	}
+	work := t.TempDir()
+	x := &example{t: t, root: filepath.Join(work, "root"), program: build(t, ".", filepath.Join(work, "run"))}
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	x.ref = strings.TrimPrefix(server.URL, "http://") + "/probe:v1"
+	probe, err := os.ReadFile(build(t, "./testdata/probe", filepath.Join(work, "probe")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	for name, mode := range map[string]int64{"probe": 0o755, "text": 0o644} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(probe))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(probe); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Cmd = []string{"/probe", "exit", "7"}
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		t.Fatal(err)
+	}
+	tag, err := name.NewTag(x.ref)
+	if err == nil {
+		err = remote.Write(tag, img)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func (x *example) command(args ...string) *exec.Cmd {
+	return exec.CommandContext(x.t.Context(), x.program, append([]string{"-root", x.root}, args...)...)
+}
+
+// run gives both outputs and the exit status.
+func (x *example) run(stdin string, args ...string) (stdout, stderr string, code int) {
+	x.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := x.command(args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
+	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		x.t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// TestRun has the flags and the exit statuses, as docker run has them.
+func TestRun(t *testing.T) {
+	x := newExample(t)
+	for _, test := range []struct {
+		args, stdin  string
+		code         int
+		stdout, says string
+	}{
+		{"IMAGE", "", 7, "", ""},
+		{"IMAGE /probe exit 0", "", 0, "", ""},
+		{"--rm IMAGE /probe exit 3", "", 3, "", ""},
+		{"IMAGE /probe look -e x", "", 0, "0 0 / [] [-e x]\n", "to stderr\n"},
+		{"-e PROBE_A=1 -e PROBE_B=x=y -w /made/for/it -u 1000:2000 --rm IMAGE /probe look", "", 0, "1000 2000 /made/for/it [PROBE_A=1 PROBE_B=x=y] []\n", "to stderr\n"},
+		{"-i IMAGE /probe cat", "some input", 0, "some input", ""},
+		{"IMAGE /probe cat", "not passed on", 0, "", ""},
+		{"-m 32m IMAGE /probe eat", "", 137, "", ""},
+		{"-m 33554432 IMAGE /probe eat", "", 137, "", ""},
+		{"-m 1g IMAGE /probe exit 4", "", 4, "", ""},
+		{"-m 512mb IMAGE /probe exit 4", "", 4, "", ""},
+		{"IMAGE /missing", "", 127, "", `exec "/missing"`},
+		{"IMAGE missing", "", 127, "", `exec "missing"`},
+		{"IMAGE /text", "", 126, "", `exec "/text"`},
+		{"IMAGE /proc", "", 126, "", `exec "/proc"`},
+		{"-m 1m IMAGE", "", 125, "", "memory 1048576"},
+		{"-m 32x IMAGE", "", 125, "", "-m"},
+		{"-m 17179869184g IMAGE", "", 125, "", "-m"},
+		{"-u stranger IMAGE", "", 125, "", `"stranger"`},
+		{"-w relative IMAGE", "", 125, "", `"relative"`},
+		{"--name - IMAGE", "", 125, "", `name "-"`},
+		{"--nothing IMAGE", "", 125, "", "-nothing"},
+		{"IMAGE-none", "", 125, "", "404 Not Found"},
+		{"", "", 125, "", "Usage"},
+	} {
+		args := strings.Fields(strings.Replace(test.args, "IMAGE", x.ref, 1))
+		stdout, stderr, code := x.run(test.stdin, args...)
+		if code != test.code || stdout != test.stdout || !strings.Contains(stderr, test.says) || test.says == "" && stderr != "" {
+			t.Errorf("run %s: %d, %q, %q; want %d, %q, %q", test.args, code, stdout, stderr, test.code, test.stdout, test.says)
+		}
+	}
+	if engines, err := os.ReadDir(filepath.Join(x.root, "engines")); err != nil || len(engines) > 0 {
+		t.Errorf("left behind: %v, %v", engines, err)
+	}
+	if records, err := os.ReadDir(filepath.Join(x.root, "run", "containers")); err != nil || len(records) > 0 {
+		t.Errorf("left behind: %v, %v", records, err)
+	}
+}
+
+// TestSignals: what run gets goes to the program, whose name is taken meanwhile.
+func TestSignals(t *testing.T) {
+	x := newExample(t)
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGWINCH} {
+		cmd := x.command("--name", "box", "--rm", x.ref, "/probe", "wait")
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
+			t.Errorf("%q, %v", line, err)
+		}
+		if sig == syscall.SIGTERM {
+			if _, stderr, code := x.run("", "--name", "box", x.ref); code != 125 || !strings.Contains(stderr, `name "box": taken`) {
+				t.Errorf("a name that is taken: %d, %q", code, stderr)
+			}
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Error(err)
+		}
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != int(sig) {
+			t.Errorf("%v: exit status %d", sig, code)
+		}
+	}
+}

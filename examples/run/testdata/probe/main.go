@@ -1,0 +1,42 @@
+// Probe is the program of the image that the example's test runs.
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	switch args := os.Args[1:]; args[0] {
+	case "exit":
+		code, _ := strconv.Atoi(args[1])
+		os.Exit(code)
+	case "look": // at itself
+		dir, _ := os.Getwd()
+		env := slices.DeleteFunc(os.Environ(), func(v string) bool { return !strings.HasPrefix(v, "PROBE_") })
+		fmt.Println(os.Getuid(), os.Getgid(), dir, env, args[1:])
+		fmt.Fprintln(os.Stderr, "to stderr")
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+	case "wait": // for a signal, and exit with its number
+		ch := make(chan os.Signal, 1)
+		signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGWINCH)
+		fmt.Println("ready")
+		os.Exit(int((<-ch).(syscall.Signal)))
+	case "eat": // memory, without end
+		var all [][]byte
+		for {
+			b := make([]byte, 1<<20)
+			for i := range b {
+				b[i] = 1
+			}
+			all = append(all, b)
+		}
+	}
+}
