@@ -107,6 +107,7 @@ func (x *example) run(stdin string, args ...string) (stdout, stderr string, code
 // TestRun has the flags and the exit statuses, as docker run has them.
 func TestRun(t *testing.T) {
 	x := newExample(t)
+	shared := t.TempDir()
 	for _, test := range []struct {
 		args, stdin  string
 		code         int
@@ -123,6 +124,16 @@ func TestRun(t *testing.T) {
 		{"-m 33554432 IMAGE /probe eat", "", 137, "", ""},
 		{"-m 1g IMAGE /probe exit 4", "", 4, "", ""},
 		{"-m 512mb IMAGE /probe exit 4", "", 4, "", ""},
+		{"-v SHARED:/data IMAGE /probe write /data/a", "", 0, "", ""},
+		{"-v SHARED:/data:ro IMAGE /probe write /data/b", "", 1, "", "read-only file system"},
+		{"--tmpfs /t:size=1m,mode=700 --read-only IMAGE /probe write /t/a", "", 0, "", ""},
+		{"--read-only IMAGE /probe write /a", "", 1, "", "read-only file system"},
+		{"--cap-drop all --cap-add kill IMAGE /probe capabilities", "", 0, "CapBnd:\t0000000000000020\n", ""},
+		{"--privileged IMAGE /probe write /proc/sys/kernel/domainname", "", 0, "", ""},
+		{"--device /dev/null:/dev/other:rw IMAGE /probe write /dev/other", "", 0, "", ""},
+		{"--device /dev/none IMAGE", "", 125, "", "/dev/none"},
+		{"-v /none/there:/data IMAGE", "", 125, "", "/none/there"},
+		{"-v SHARED IMAGE", "", 125, "", "no target"},
 		{"IMAGE /missing", "", 127, "", `exec "/missing"`},
 		{"IMAGE missing", "", 127, "", `exec "missing"`},
 		{"IMAGE /text", "", 126, "", `exec "/text"`},
@@ -137,7 +148,7 @@ func TestRun(t *testing.T) {
 		{"IMAGE-none", "", 125, "", "404 Not Found"},
 		{"", "", 125, "", "Usage"},
 	} {
-		args := strings.Fields(strings.Replace(test.args, "IMAGE", x.ref, 1))
+		args := strings.Fields(strings.NewReplacer("IMAGE", x.ref, "SHARED", shared).Replace(test.args))
 		stdout, stderr, code := x.run(test.stdin, args...)
 		if code != test.code || stdout != test.stdout || !strings.Contains(stderr, test.says) || test.says == "" && stderr != "" {
 			t.Errorf("run %s: %d, %q, %q; want %d, %q, %q", test.args, code, stdout, stderr, test.code, test.stdout, test.says)

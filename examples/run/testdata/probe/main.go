@@ -22,6 +22,18 @@ func main() {
 		env := slices.DeleteFunc(os.Environ(), func(v string) bool { return !strings.HasPrefix(v, "PROBE_") })
 		fmt.Println(os.Getuid(), os.Getgid(), dir, env, args[1:])
 		fmt.Fprintln(os.Stderr, "to stderr")
+	case "write":
+		if err := os.WriteFile(args[1], []byte("written"), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case "capabilities":
+		status, _ := os.ReadFile("/proc/self/status")
+		for line := range strings.Lines(string(status)) {
+			if strings.HasPrefix(line, "CapBnd:") {
+				fmt.Print(line)
+			}
+		}
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
 	case "wait": // for a signal, and exit with its number
