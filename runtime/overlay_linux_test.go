@@ -169,6 +169,48 @@ func TestOverlayWays(t *testing.T) {
 	}
 }
 
+// A clone shows the same file system, with attributes of its own, and holds it.
+func TestCloneMount(t *testing.T) {
+	openTest(t) // skips where there can be no mounts
+	m, err := newMount("tmpfs", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	clone, err := CloneMount(m)
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if errdefs.IsNotImplemented(err) && (major < 6 || major == 6 && minor < 15) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer clone.Close()
+	if err := unix.MountSetattr(int(clone.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkdirat(int(clone.Fd()), "dir", 0o755); err != unix.EROFS {
+		t.Errorf("mkdir in a read-only clone: %v", err)
+	}
+	if err := unix.Mkdirat(int(m.Fd()), "dir", 0o755); err != nil {
+		t.Errorf("mkdir in what was cloned: %v", err)
+	}
+	m.Close()
+	if err := unix.Faccessat(int(clone.Fd()), "dir", unix.F_OK, 0); err != nil {
+		t.Errorf("the directory, in the clone: %v", err)
+	}
+	if _, err := CloneMount(m); err == nil {
+		t.Error("clone of a closed mount")
+	}
+}
+
 // removeWork removes what keeps overlayfs from using a volatile upper directory
 // again.
 func removeWork(dir string) { os.RemoveAll(filepath.Join(dir, "work/incompat")) }
