@@ -95,7 +95,24 @@ func (o *Overlay) Mount() (*os.File, error) {
 		return nil, fmt.Errorf("overlay by descriptors needs Linux 6.5: %w", errdefs.ErrNotImplemented)
 	}
 	m, err := mountOverlay(o)
+	if errors.Is(err, unix.EIO) && o.Volatile && o.Upper != "" {
+		seeWriteErrors(o.Upper)
+		m, err = mountOverlay(o)
+	}
 	return m, needsRoot(err)
+}
+
+// seeWriteErrors has the errors seen that a file system has met in writing.
+// While one has not been, overlayfs refuses volatile mounts (Linux 5.11, commit
+// 335d3fc57941), as it could not tell that error from later ones. But what was
+// lost then is nothing of an overlay that is only about to be.
+func seeWriteErrors(dir string) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_ = unix.Syncfs(fd) // it fails with that error
 }
 
 // overlayByDescriptor probes once whether overlayfs takes its layers one at a
