@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -36,6 +37,7 @@ type own struct {
 	resources    *specs.LinuxResources
 	log          *logFile      // nil: none is kept
 	turn         chan struct{} // holds a value while Start or Remove is at work
+	exposed      atomic.Bool   // see confined
 
 	mu      sync.Mutex
 	state   State

@@ -276,37 +276,6 @@ func TestWritableReused(t *testing.T) {
 	}
 }
 
-// Root filesystems that were made ahead and not taken are let go of.
-func TestReadyRootsExpire(t *testing.T) {
-	e, img := plainImage(t)
-	c := started(t, e, img, Config{Args: []string{"exit", "0"}})
-	x := c.own.hold
-	x.ready.work.Wait()
-	if x.ready.stopped {
-		t.Skip("needs an overlay that the host can mount: Linux 6.5")
-	}
-	if _, err := e.holds.take(img.ID()); err != nil { // so that the image stays held
-		t.Fatal(err)
-	}
-	defer e.holds.drop(img.ID(), x)
-	count := func() int {
-		x.ready.mu.Lock()
-		defer x.ready.mu.Unlock()
-		return len(x.ready.roots)
-	}
-	if n := count(); n != maxReady {
-		t.Errorf("%d roots are ready", n)
-	}
-	x.ready.expiry.Reset(0)
-	for range 1000 {
-		if count() == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Error("they are still there")
-}
-
 // The root directory is as the topmost layer has it that names it.
 func TestRootDirectory(t *testing.T) {
 	e := sharedEngine(t)
@@ -558,14 +527,19 @@ func TestHostWaits(t *testing.T) {
 	own.Process.Release()
 }
 
+// Each of many at once has a root filesystem of its own, as new.
 func TestManyAtOnce(t *testing.T) {
 	e, img := plainImage(t)
 	var wg sync.WaitGroup
-	for i := range 8 {
+	for i := range 16 {
 		wg.Go(func() {
-			for range 5 {
+			for n := range 5 {
 				var out bytes.Buffer
-				c, err := e.Create(t.Context(), img, Config{Args: []string{"echo", "x"}, Stdout: &out, Network: NetworkNone})
+				args := []string{"alone"}
+				if (i+n)%2 == 0 {
+					args = append(args, "and write")
+				}
+				c, err := e.Create(t.Context(), img, Config{Args: args, Stdout: &out, Stderr: &out, Network: NetworkNone})
 				if err != nil {
 					t.Error(err)
 					return

@@ -65,13 +65,17 @@ func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
 	if err != nil {
 		return nil, failed(op, c.id, err)
 	}
-	p, err := r.container.Exec(ctx, spec, runtime.ProcessOptions{
+	options := runtime.ProcessOptions{
 		User:      user,
 		Stdin:     x.Stdin,
 		Stdout:    x.Stdout,
 		Stderr:    x.Stderr,
 		WaitDelay: x.WaitDelay,
-	})
+	}
+	if !confinedProcess(spec, &options) {
+		c.own.exposed.Store(true)
+	}
+	p, err := r.container.Exec(ctx, spec, options)
 	if err != nil {
 		select {
 		case <-r.done:

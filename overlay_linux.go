@@ -28,12 +28,10 @@ func (c *Container) rootfs(ctx context.Context) (runtime.Rootfs, error) {
 	w := o.layer
 	o.mu.Unlock()
 	rootfs := runtime.Rootfs{}
-	if w != nil {
+	if w == nil {
+		w, rootfs.Mount, err = o.hold.ready.take(&c.engine.spares, o.hold.root, lowers)
+	} else if rootfs.Mount = o.hold.ready.again(w); rootfs.Mount == nil {
 		err = w.ready()
-	} else if ready, ok := o.hold.ready.take(); ok {
-		w, rootfs.Mount = ready.layer, ready.mount
-	} else {
-		w, err = c.engine.spares.take(o.hold.root)
 	}
 	if err != nil {
 		return runtime.Rootfs{}, err
@@ -57,6 +55,13 @@ func (w *writable) overlay(lowers []runtime.Lower) *runtime.Overlay {
 func (c *Container) readyNext() {
 	x := c.own.hold
 	x.ready.refill(&c.engine.spares, x.root, x.lowers)
+}
+
+// giveLayer gives up the writable layer of a container that is no more; unless
+// again is false, another container may have it, if this one left it blank.
+func (c *Container) giveLayer(w *writable, again bool) {
+	w.spent = !again || c.own.exposed.Load()
+	c.own.hold.ready.back(&c.engine.spares, w)
 }
 
 // layers gives what a container's overlay stands on, topmost first, mounted

@@ -1,8 +1,10 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -131,6 +133,56 @@ func program(args []string) int {
 		}
 	case "pause":
 		time.Sleep(time.Hour)
+	case "append": // and print what there is then
+		f, err := os.OpenFile(args[1], os.O_WRONLY|os.O_APPEND, 0)
+		if err == nil {
+			_, err = f.WriteString(args[2])
+		}
+		data, _ := os.ReadFile(args[1])
+		fmt.Printf("%s\n", data)
+		if err != nil {
+			return fail(err)
+		}
+	case "sync": // what it writes
+		f, err := os.Create(args[1])
+		if err == nil {
+			_, err = f.WriteString("data")
+		}
+		if err = errors.Join(err, f.Sync()); err != nil {
+			return fail(err)
+		}
+	case "device":
+		var st syscall.Stat_t
+		if err := syscall.Stat(args[1], &st); err != nil {
+			return fail(err)
+		}
+		fmt.Println(st.Dev)
+	case "missing":
+		_, err := os.Lstat(args[1])
+		fmt.Println(errors.Is(err, fs.ErrNotExist))
+	case "alone": // in its root filesystem, and perhaps not for long
+		entries, err := os.ReadDir("/tmp")
+		if err != nil || len(entries) > 0 {
+			return fail(fmt.Errorf("/tmp has %v, %v", entries, err))
+		}
+		if len(args) > 1 {
+			if err := os.WriteFile("/tmp/mine", nil, 0o600); err != nil {
+				return fail(err)
+			}
+		}
+		fmt.Println("x")
+	case "send-root":
+		if err := sendRoot(args[1:]); err != nil {
+			return fail(err)
+		}
+	case "leave":
+		if err := leftovers[args[1]].leave(); err != nil {
+			return fail(err)
+		}
+	case "survey":
+		if err := survey(); err != nil {
+			return fail(err)
+		}
 	default:
 		return fail(fmt.Errorf("what is %q", args))
 	}

@@ -66,11 +66,13 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	return errors.Join(err, c.forget())
+	// The other program may be about to remove the writable layer.
+	return errors.Join(err, c.forget(err == nil))
 }
 
-// forget frees what an Engine keeps of a container whose record is gone.
-func (c *Container) forget() error {
+// forget frees what an Engine keeps of a container whose record is gone. Its
+// writable layer may serve another container if again says so.
+func (c *Container) forget(again bool) error {
 	o := c.own
 	o.mu.Lock()
 	o.removed = true
@@ -82,7 +84,7 @@ func (c *Container) forget() error {
 	delete(c.engine.containers, c.id)
 	c.engine.mu.Unlock()
 	if w != nil {
-		c.engine.spares.give(w)
+		c.giveLayer(w, again)
 	}
 	c.engine.holds.drop(o.image.ID(), o.hold)
 	if o.log != nil {

@@ -68,6 +68,9 @@ func (c *Container) start(ctx context.Context) error {
 	}
 	r := &run{done: make(chan struct{}), released: make(chan struct{})}
 	r.output.connect(&options.ProcessOptions, &o.config, o.log)
+	if !confined(spec) || !confinedProcess(spec.Process, &options.ProcessOptions) {
+		o.exposed.Store(true)
+	}
 	since := bootTime()
 	if r.container, err = rt.Start(ctx, spec, options); err != nil {
 		return err

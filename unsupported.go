@@ -28,10 +28,10 @@ type (
 	readyRoots struct{}
 )
 
-func (*writables) close()           {}
-func (*writables) give(*writable)   {}
-func (*readyRoots) stop(*writables) {}
-func (*Container) readyNext()       {}
+func (*writables) close()                    {}
+func (*readyRoots) stop(*writables)          {}
+func (*Container) readyNext()                {}
+func (*Container) giveLayer(*writable, bool) {}
 
 func (*Container) rootfs(context.Context) (runtime.Rootfs, error) {
 	return runtime.Rootfs{}, supported()

@@ -3,12 +3,14 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +21,10 @@ type writable struct {
 	name  string // among its engine's; hexadecimal
 	dir   string
 	given face // of the upper directory, as the container got it
+
+	// Of one that a container has done with:
+	spent bool     // no other container may have it
+	mount *os.File // of an overlay that must end first, or nil
 }
 
 func (w *writable) upper() string { return filepath.Join(w.dir, "upper") }
@@ -51,45 +57,123 @@ func rootAttrOf(st *unix.Stat_t) rootAttr {
 // unnamedRoot is what a layer has whose archive does not name its root.
 var unnamedRoot = rootAttr{mode: 0o755}
 
-// face is all that a container can change on the upper directory itself.
+// face is what a container can change on the upper directory itself.
 type face struct {
-	root   rootAttr
-	size   int64
-	flags  int
-	xattrs string
+	root    rootAttr
+	atime   unix.Timespec
+	changed unix.Timespec // ctime; zero where it tells nothing
+	size    int64
+	flags   int
+	project uint32
+	xattrs  string
+}
+
+// look gives the upper directory's face, and whether nothing is in it. Looking
+// does not change the atime.
+func (w *writable) look() (now face, empty bool, err error) {
+	dir, err := os.OpenFile(w.upper(), unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NOATIME, 0)
+	if err != nil {
+		return face{}, false, err
+	}
+	defer dir.Close()
+	if now, err = faceOf(dir); err != nil {
+		return face{}, false, err
+	}
+	names, err := dir.Readdirnames(1)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return now, len(names) == 0, err
+}
+
+// seal writes down what the upper directory looks like with an overlay mounted
+// over it. Its ctime, which no container can set, does not change any more
+// until a container changes the directory or what is in it.
+func (w *writable) seal() error {
+	now, empty, err := w.look()
+	if err == nil && !empty {
+		err = unix.ENOTEMPTY
+	}
+	w.given = now
+	return err
 }
 
 // blank tells whether a container left its writable layer as it was given, so
-// that another can have it.
-func (w *writable) blank() bool {
-	dir, err := os.Open(w.upper())
-	if err != nil {
+// that another can have it. mount is of an overlay with it at the top, or nil.
+// That the root directory was listed shows no more afterwards.
+func (w *writable) blank(mount *os.File) bool {
+	now, empty, err := w.look()
+	if err != nil || !empty {
 		return false
 	}
-	defer dir.Close()
-	if names, _ := dir.Readdirnames(1); len(names) != 0 {
+	read := now.atime != w.given.atime
+	now.atime = w.given.atime
+	if w.given.changed == (unix.Timespec{}) {
+		now.changed = w.given.changed
+	}
+	if now != w.given {
 		return false
 	}
-	now, err := faceOf(dir)
-	return err == nil && now == w.given && w.ready() == nil
+	if !read {
+		return true
+	}
+	// Below a mounted overlay nothing may be changed but by way of it.
+	dir, name := unix.AT_FDCWD, w.upper()
+	if mount != nil {
+		dir, name = int(mount.Fd()), "."
+	}
+	times := []unix.Timespec{now.atime, {Nsec: unix.UTIME_OMIT}}
+	if unix.UtimesNanoAt(dir, name, times, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	return w.given.changed == (unix.Timespec{}) || w.seal() == nil
 }
 
 func faceOf(dir *os.File) (face, error) {
 	fd := int(dir.Fd())
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return face{}, err
+		return face{}, os.NewSyscallError("fstat", err)
 	}
 	var names [256]byte
 	n, err := unix.Flistxattr(fd, names[:])
 	if err != nil {
-		return face{}, err
+		return face{}, os.NewSyscallError("flistxattr", err)
 	}
 	// A mount leaves this one, of no meaning to the next (Linux 6.7).
 	xattrs := strings.ReplaceAll(string(names[:n]), "trusted.overlay.uuid\x00", "")
 	// File systems without flags (tmpfs before 6.6) have none to compare.
 	flags, _ := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
-	return face{rootAttrOf(&st), st.Size, flags, xattrs}, nil
+	return face{rootAttrOf(&st), st.Atim, st.Ctim, st.Size, flags, projectOf(fd), xattrs}, nil
+}
+
+// projectOf is a directory's project, whose quota its files count towards. The
+// owner may change it: FS_IOC_FSSETXATTR, ioctl_xfs_fsgetxattr(2).
+func projectOf(fd int) uint32 {
+	const get = 0x801c581f // FS_IOC_FSGETXATTR: _IOR('X', 31, struct fsxattr)
+	var attr struct {
+		_       [3]uint32
+		project uint32
+		_       [3]uint32
+	}
+	unix.Syscall(unix.SYS_IOCTL, uintptr(fd), get, uintptr(unsafe.Pointer(&attr)))
+	return attr.project
+}
+
+// exactChanges probes whether each change of a directory gives it a ctime that
+// it never had, be they ever so close: multigrain timestamps, Linux 6.13,
+// commit 4e40eff0b573, on the file systems that have them (btrfs, ext4 with
+// large inodes, tmpfs, xfs). Elsewhere the ctime is the last tick's, or second's.
+func exactChanges(dir string) bool {
+	var last unix.Timespec
+	for range 10 { // a tick may come between two, but not each time
+		var st unix.Stat_t
+		if unix.Chmod(dir, 0o700) != nil || unix.Stat(dir, &st) != nil || st.Ctim == last {
+			return false
+		}
+		last = st.Ctim
+	}
+	return true
 }
 
 // setRoot gives the upper directory its attributes.
@@ -115,6 +199,7 @@ func (w *writable) setRoot(root rootAttr) error {
 		return os.NewSyscallError("utimensat", err)
 	}
 	w.given, err = faceOf(dir)
+	w.given.changed = unix.Timespec{} // what mounts it changes it
 	return err
 }
 
@@ -127,7 +212,9 @@ const maxSpares = 16
 // container left empty serves the next, and what must be looked at or removed
 // is, in the background.
 type writables struct {
-	dir string
+	dir   string
+	probe sync.Once
+	exact bool // set by probe: what exactChanges says of dir
 
 	mu     sync.Mutex
 	next   uint64
@@ -135,6 +222,12 @@ type writables struct {
 	used   []*writable   // to be looked at
 	busy   chan struct{} // closed when the background goroutine ends; nil: none runs
 	closed bool
+}
+
+// exactChanges is the answer for the directory that they are in.
+func (p *writables) exactChanges() bool {
+	p.probe.Do(func() { p.exact = exactChanges(p.dir) })
+	return p.exact
 }
 
 // take gives a writable layer that is empty and ready, for a container whose
@@ -154,6 +247,7 @@ func (p *writables) take(root rootAttr) (*writable, error) {
 		err = w.make()
 	}
 	if err == nil {
+		w.given.changed = unix.Timespec{}
 		err = w.setRoot(root)
 	}
 	if err != nil {
@@ -174,6 +268,7 @@ func (p *writables) give(w *writable) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
+		w.unmount()
 		return
 	}
 	p.used = append(p.used, w)
@@ -197,10 +292,18 @@ func (p *writables) clean(done chan struct{}) {
 		p.used = p.used[1:]
 		p.mu.Unlock()
 
-		if w.blank() && p.keep(w) {
+		w.unmount()
+		if !w.spent && w.blank(nil) && w.ready() == nil && p.keep(w) {
 			continue
 		}
 		_ = removeTree(w.dir) // the engine's directory goes as a whole at its end
+	}
+}
+
+func (w *writable) unmount() {
+	if w.mount != nil {
+		w.mount.Close()
+		w.mount = nil
 	}
 }
 
@@ -231,4 +334,7 @@ func (p *writables) close() {
 	p.closed = true
 	p.mu.Unlock()
 	p.settle()
+	for _, w := range p.used {
+		w.unmount()
+	}
 }
