@@ -16,7 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// claim is a pull or a removal at work. It names, before the first of them is
+// claim is a pull, a load, an import or a removal at work. It names, before the first of them is
 // touched, the blobs and layers that would be nobody's if its program died now.
 // While the claim is locked nobody else removes what it names; once its lock is
 // free, the next Open removes what of it no image needs.
@@ -60,15 +60,53 @@ func (s *Store) claim(what claimed) (*claim, error) {
 	return c, nil
 }
 
-// remove forgets a claim with its unfinished files. The caller holds the store's
-// lock, so that nobody sees half a claim. The record goes last.
-func (c *claim) remove() error {
+// claimFor is claim under the store's lock.
+func (s *Store) claimFor(what claimed) (*claim, error) {
+	l, err := s.lock(exclusive)
+	if err != nil {
+		return nil, err
+	}
+	defer l.unlock()
+	return s.claim(what)
+}
+
+// extend adds to what a claim names. What is found to be there after that,
+// nobody removes.
+func (c *claim) extend(what claimed) error {
+	l, err := c.store.lock(exclusive)
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	return c.extendLocked(what)
+}
+
+// extendLocked is extend for a caller who holds the store's lock, exclusively.
+func (c *claim) extendLocked(what claimed) error {
+	all := claimed{slices.Clip(c.Blobs), slices.Clip(c.Layers)}
+	all.add(what)
+	if err := atomicfile.WriteJSON(filepath.Join(c.dir, claimFile), all, atomicfile.Durable); err != nil {
+		return fmt.Errorf("claim: %w", err)
+	}
+	c.claimed = all
+	return nil
+}
+
+// clear removes a claim's unfinished files.
+func (c *claim) clear() error {
 	names, err := os.ReadDir(c.dir)
 	for _, n := range names {
 		if n.Name() != claimFile && n.Name() != "lock" {
 			err = errors.Join(err, os.Remove(filepath.Join(c.dir, n.Name())))
 		}
 	}
+	return err
+}
+
+// remove forgets a claim with its unfinished files. The caller holds the store's
+// lock, so that nobody sees half a claim. The record goes last.
+func (c *claim) remove() error {
+	err := c.clear()
 	if c.lock != nil && err == nil {
 		if e := os.Remove(filepath.Join(c.dir, claimFile)); !errors.Is(e, fs.ErrNotExist) {
 			err = e
@@ -95,9 +133,10 @@ func (c *claim) abandon() error {
 
 // finish removes what of a claim nobody needs, and the claim. Where a damaged
 // image makes it impossible to say what is needed, the claim stays for a later
-// Open. The caller holds the store's lock, exclusively.
+// Open, without unfinished files. The caller holds the store's lock, exclusively.
 func (c *claim) finish() (removed claimed, err error) {
 	if removed, err = c.store.collect(c.claimed, []*claim{c}); err != nil {
+		err = errors.Join(err, c.clear())
 		c.lock.unlock()
 		return removed, err
 	}

@@ -78,7 +78,10 @@ func checkDocument(served string, raw []byte, tagOrDigest string, expect *ocispe
 
 // config gets an image's config into memory, verified. Its size is known to be bounded.
 func (r *registry) config(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	b := r.blob(ctx, d)
+	b, err := r.blob(ctx, d)
+	if err != nil {
+		return nil, err
+	}
 	defer b.Close()
 	raw, err := io.ReadAll(io.LimitReader(b, d.Size+1))
 	if err != nil {
@@ -103,8 +106,8 @@ type blobReader struct {
 	noRange  bool // the server does not understand ranges
 }
 
-func (r *registry) blob(ctx context.Context, d ocispec.Descriptor) *blobReader {
-	return &blobReader{ctx: ctx, registry: r, desc: d}
+func (r *registry) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	return &blobReader{ctx: ctx, registry: r, desc: d}, nil
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {

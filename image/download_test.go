@@ -287,7 +287,10 @@ func TestBlobReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b := r.blob(t.Context(), ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))})
+			b, err := r.blob(t.Context(), ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))})
+			if err != nil {
+				t.Fatal(err)
+			}
 			got, err := io.ReadAll(struct{ io.Reader }{io.LimitReader(&pieces{b, size}, 1<<30)})
 			if err != nil || string(got) != content {
 				t.Errorf("%d bytes by %d: %d, %v", len(content), size, len(got), err)

@@ -2,7 +2,9 @@ package image
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +16,15 @@ import (
 
 	"github.com/containerd/errdefs"
 )
+
+// ended makes the error of a call whose context has ended say so: what that
+// breaks says it in many ways.
+func ended(ctx context.Context, err error) error {
+	if e := ctx.Err(); e != nil && !errors.Is(err, e) {
+		return fmt.Errorf("%w: %w", e, err)
+	}
+	return err
+}
 
 // networkError is a request that got no whole answer.
 type networkError struct{ err error }

@@ -16,65 +16,70 @@ import (
 
 // layer brings one layer into both stores: its blob as it was served, its
 // content under the diff ID.
-func (p *pull) layer(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
-	l, err := p.store.lockFetching(ctx, d.Digest)
+func (a *arrival) layer(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
+	l, err := a.store.lockFetching(ctx, d.Digest)
 	if err != nil {
 		return err
 	}
 	defer l.remove()
 	done := Progress{Layer: d.Digest, Done: d.Size, Total: d.Size}
-	if p.store.hasBlob(d) {
-		_, err := p.store.layers.Get(diffID)
+	err = fmt.Errorf("not there, or not of %d bytes: %w", d.Size, errdefs.ErrDataLoss)
+	if a.store.hasBlob(d) {
+		_, err = a.store.layers.Get(diffID)
 		if isNotFound(err) {
-			err = p.unpack(ctx, d, diffID)
+			err = a.unpack(ctx, d, diffID)
 		}
 		if err == nil {
-			p.progress.report(done)
+			a.progress.report(done)
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// Whatever the disk has done to the blob: fetched again, it is right or
-		// its error is the registry's.
 	}
-	if err := p.download(ctx, d, diffID); err != nil {
+	// Whatever the disk has done to the blob: fetched again, it is right or its
+	// error is the registry's.
+	if a.blobs != nil {
+		err = a.download(ctx, d, diffID)
+	}
+	if err != nil {
 		return fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
-	p.progress.report(done)
+	a.progress.report(done)
 	return nil
 }
 
 // unpack makes a layer of a blob that is there.
-func (p *pull) unpack(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
-	f, err := os.Open(p.store.blobPath(d.Digest))
+func (a *arrival) unpack(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
+	f, err := os.Open(a.store.blobPath(d.Digest))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = p.store.layers.Add(ctx, f, layer.AddOptions{Digest: d.Digest, Size: d.Size, DiffID: diffID})
+	_, err = a.store.layers.Add(ctx, a.progress.reader(f, d), layer.AddOptions{Digest: d.Digest, Size: d.Size, DiffID: diffID})
 	return err
 }
 
 // download fetches a blob and makes a layer of it while it arrives. The blob
 // gets its name after package layer has verified what both of them were made of.
-func (p *pull) download(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
-	f, err := os.OpenFile(filepath.Join(p.claim.dir, d.Digest.Encoded()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func (a *arrival) download(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
+	f, err := os.OpenFile(filepath.Join(a.claim.dir, d.Digest.Encoded()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	b := p.registry.blob(ctx, d)
+	b, err := a.blobs.blob(ctx, d)
+	if err != nil {
+		return a.store.place(f, d.Digest, err)
+	}
 	defer b.Close()
-	p.progress.report(Progress{Layer: d.Digest, Total: d.Size})
-	r := &progressReader{r: b, to: p.progress, at: Progress{Layer: d.Digest, Total: d.Size}}
-	_, err = p.store.layers.Add(ctx, r, layer.AddOptions{Digest: d.Digest, Size: d.Size, DiffID: diffID, Tee: f})
+	_, err = a.store.layers.Add(ctx, a.progress.reader(b, d), layer.AddOptions{Digest: d.Digest, Size: d.Size, DiffID: diffID, Tee: f})
 	if err == nil {
 		var at int64
 		if at, err = f.Seek(0, io.SeekCurrent); err == nil && at != d.Size {
 			err = fmt.Errorf("%d of %d bytes: %w", at, d.Size, errdefs.ErrDataLoss)
 		}
 	}
-	return p.store.place(f, d.Digest, err)
+	return a.store.place(f, d.Digest, err)
 }
 
 // lockFetching makes sure that one blob is fetched by one pull at a time, of all

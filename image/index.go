@@ -262,6 +262,13 @@ func (x *index) setName(ref Reference, image entry) (dropped []entry) {
 	return dropped
 }
 
+// keep lists an image without a name, unless it is listed.
+func (x *index) keep(image entry) {
+	if !slices.ContainsFunc(x.entries, func(o entry) bool { return o.chain != nil && o.desc.Digest == image.desc.Digest }) {
+		x.entries = append(x.entries, image.renamed(""))
+	}
+}
+
 // hasOther tells whether e's manifest is listed under another name too.
 func (x *index) hasOther(e *entry) bool {
 	return slices.ContainsFunc(x.entries, func(o entry) bool {

@@ -5,13 +5,14 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Progress says how far one layer of a pull is.
+// Progress says how far one layer of a pull, a load or an import is.
 type Progress struct {
-	Layer digest.Digest // of the compressed blob
-	Done  int64         // compressed bytes read; Total when the layer is in place
-	Total int64         // compressed bytes of the layer
+	Layer digest.Digest // of the blob, which most often is compressed
+	Done  int64         // bytes of the blob read; Total when the layer is in place
+	Total int64         // bytes of the blob
 }
 
 // progressStep is how many bytes are between two reports of a layer.
@@ -30,6 +31,13 @@ func (r *reporter) report(p Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.call(p)
+}
+
+// reader reports that a layer begins, and then what is read of it.
+func (r *reporter) reader(from io.Reader, d ocispec.Descriptor) io.Reader {
+	at := Progress{Layer: d.Digest, Total: d.Size}
+	r.report(at)
+	return &progressReader{r: from, to: r, at: at}
 }
 
 // progressReader reports what is read of a layer, short of its last byte: that

@@ -28,13 +28,20 @@ type selection struct {
 	parsed *ocispec.Image
 }
 
-// resolver finds the way from a reference to an image. What the store has under
-// a digest already is not fetched.
+// documents is where manifests and configs come from: a registry, an image
+// layout, or an image of go-containerregistry's. Both are verified.
+type documents interface {
+	document(ctx context.Context, tagOrDigest string, expect *ocispec.Descriptor) (*document, error)
+	config(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
+}
+
+// resolver finds the way from a name to an image. What the store has under a
+// digest already is not fetched.
 type resolver struct {
-	store    *Store
-	registry *registry
-	want     ocispec.Platform
-	fetched  int
+	store   *Store
+	from    documents
+	want    ocispec.Platform
+	fetched int
 }
 
 // noPlatform is an image, or an index, that has nothing for what is wanted.
@@ -106,7 +113,7 @@ func (r *resolver) leaf(ctx context.Context, doc *document, stated bool) (*selec
 	}
 	raw, err := r.store.readBlob(doc.manifest.Config.Digest, maxConfig)
 	if err != nil || int64(len(raw)) != doc.manifest.Config.Size {
-		if raw, err = r.registry.config(ctx, doc.manifest.Config); err != nil {
+		if raw, err = r.from.config(ctx, doc.manifest.Config); err != nil {
 			return nil, fmt.Errorf("image config: %w", err)
 		}
 	}
@@ -139,7 +146,7 @@ func sameDiffIDs(layers []ocispec.Descriptor, diffIDs []digest.Digest) error {
 	return nil
 }
 
-// document gets a document from the store, or else from the registry.
+// document gets a document from the store, or else from where the image comes.
 func (r *resolver) document(ctx context.Context, tagOrDigest string, expect *ocispec.Descriptor) (*document, error) {
 	if r.fetched++; r.fetched > maxDocuments {
 		return nil, fmt.Errorf("more than %d manifests to find one image: %w", maxDocuments, errdefs.ErrDataLoss)
@@ -156,7 +163,7 @@ func (r *resolver) document(ctx context.Context, tagOrDigest string, expect *oci
 			return nil, err
 		}
 	}
-	return r.registry.document(ctx, tagOrDigest, expect)
+	return r.from.document(ctx, tagOrDigest, expect)
 }
 
 // served finds the descriptor under which a digest was pulled before.
