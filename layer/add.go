@@ -115,8 +115,16 @@ func readThrough(ctx context.Context, r io.Reader, o AddOptions) error {
 	in := newIntake(ctx, r, o)
 	g.Go(in.run)
 	g.Go(func() error {
-		_, err := io.Copy(io.Discard, in)
-		return err
+		src, err := decompress(bufio.NewReaderSize(in, 128<<10))
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		sum := sha256.New()
+		if _, err := io.Copy(sum, src); err != nil {
+			return err
+		}
+		return checkDigest(sum, o.DiffID)
 	})
 	return g.Wait()
 }

@@ -62,6 +62,7 @@ func TestAddCompressions(t *testing.T) {
 		"zstd frames":              append(zstdOf(t, b[:half]), zstdOf(t, b[half:])...),
 		"zstd and skippable frame": append(append(bytes.Clone(skippable), zstdOf(t, b)...), skippable...),
 		"zstd and garbage":         append(zstdOf(t, b), "garbage"...),
+		"zstd and much garbage":    append(zstdOf(t, b), bytes.Repeat([]byte("garbage"), 2*intakeBytes*intakeCount/7)...),
 	} {
 		for _, form := range testForms() {
 			s := openStore(t, form)
@@ -245,6 +246,10 @@ func TestAddAgain(t *testing.T) {
 	}
 	if _, err := s.Add(context.Background(), bytes.NewReader(z[:len(z)-1]), o); !errors.Is(err, errdefs.ErrDataLoss) {
 		t.Errorf("a wrong stream of a layer that is there: %v", err)
+	}
+	other := gzipOf(t, textTar(10))
+	if _, err := s.Add(context.Background(), bytes.NewReader(other), AddOptions{Digest: digest.FromBytes(other), DiffID: first.DiffID()}); !errors.Is(err, errdefs.ErrDataLoss) {
+		t.Errorf("another layer under the diff ID of one that is there: %v", err)
 	}
 	if again := mustAdd(t, s, zstdOf(t, b)); again.DiffID() != first.DiffID() {
 		t.Errorf("the same tar is %s and %s", again.DiffID(), first.DiffID())

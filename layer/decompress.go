@@ -48,7 +48,7 @@ func decompress(in *bufio.Reader) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, corrupt(err)
 		}
-		return &zstdReader{z: z}, nil
+		return &zstdReader{in: in, z: z}, nil
 	case bytes.HasPrefix(magic, []byte("BZh")), bytes.Equal(magic, []byte("\xfd7zXZ\x00")):
 		return nil, invalidf("layers compressed with bzip2 or xz are not supported")
 	}
@@ -93,12 +93,15 @@ func (r *gzipReader) Read(p []byte) (int, error) {
 
 func (r *gzipReader) Close() error { return r.z.Close() }
 
-type zstdReader struct{ z *zstd.Decoder }
+type zstdReader struct {
+	in *bufio.Reader
+	z  *zstd.Decoder
+}
 
 func (r *zstdReader) Read(p []byte) (int, error) {
 	n, err := r.z.Read(p)
 	if errors.Is(err, zstd.ErrMagicMismatch) { // the first frame's was right
-		return n, io.EOF
+		return n, skip(r.in)
 	}
 	return n, corrupt(err)
 }
