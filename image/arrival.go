@@ -81,7 +81,7 @@ func (s *Store) whole(e *entry, c *content) bool {
 	return true
 }
 
-// blobs is where layers come from: a registry, an image layout, or an image of
+// blobs is where layers are fetched from: a registry, an image layout, or an image of
 // go-containerregistry's.
 type blobs interface {
 	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
@@ -91,7 +91,8 @@ type blobs interface {
 // brings. Its claim names all that.
 type arrival struct {
 	store    *Store
-	blobs    blobs // nil: what was to be had of layers is in the store
+	blobs    blobs                     // nil: all that can come has come
+	parts    map[digest.Digest]*member // of an archive
 	claim    *claim
 	progress *reporter
 }

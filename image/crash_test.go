@@ -1,6 +1,8 @@
 package image
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // TestCrashChild is the program that TestKill kills.
@@ -162,5 +165,88 @@ func TestBlobCannotBePlaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.mustBeEmpty(t)
+	}
+}
+
+// TestLoadCrashChild is the program that TestLoadKill kills. It says a line
+// whenever it has read something, or made some progress.
+func TestLoadCrashChild(t *testing.T) {
+	dir := os.Getenv("INBOARD_TEST_CRASH_LOAD")
+	if dir == "" {
+		t.Skip("run by TestLoadKill")
+	}
+	say := func() { os.Stdout.WriteString("on\n") }
+	_, err := openStore(t, dir).Load(t.Context(), &pieces{&watched{os.Stdin, say}, 64 << 10}, LoadOptions{Progress: func(Progress) { say() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// killDuringLoad kills a load in a process of its own when that has said the
+// line with this number, and tells how many it said.
+func killDuringLoad(t *testing.T, dir string, archive []byte, line int) (lines int) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLoadCrashChild$")
+	cmd.Env = append(os.Environ(), "INBOARD_TEST_CRASH_LOAD="+dir)
+	cmd.Stdin = bytes.NewReader(archive)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for said := bufio.NewScanner(out); said.Scan(); {
+		if said.Text() != "on" {
+			continue
+		}
+		if lines++; lines == line {
+			cmd.Process.Kill()
+		}
+	}
+	if err := cmd.Wait(); lines < line && err != nil {
+		t.Fatalf("line %d of %d: %v", line, lines, err)
+	}
+	return lines
+}
+
+// TestLoadKill kills loads at each of their steps. After the next Open nothing
+// is left, or the whole image.
+func TestLoadKill(t *testing.T) {
+	shared := gzipLayer(t, "shared", bulk(1, 200<<10))
+	base := imageOf(t, []string{"base:v1"}, shared)
+	i := imageOf(t, []string{"app:v1"}, shared, gzipLayer(t, "one", bulk(2, 200<<10)), gzipLayer(t, "two", bulk(3, 200<<10)))
+	for name, members := range map[string][]packed{
+		"while they arrive": skopeoArchive(t, i),
+		"in files":          ociArchive(t, []ocispec.Descriptor{named(i.desc(), annotationImageName, "app:v1")}, all(i.built)...),
+	} {
+		archive := pack(t, members...)
+		dir := t.TempDir()
+		s := openStore(t, dir)
+		s.mustLoad(t, pack(t, skopeoArchive(t, base)...), LoadOptions{})
+		before := s.contents(t)
+		for line := 1; ; line++ {
+			if said := killDuringLoad(t, dir, archive, line); said < line {
+				if said < 8 {
+					t.Errorf("%s: only %d lines", name, said)
+				}
+				break
+			}
+			s = openStore(t, dir)
+			after := s.contents(t)
+			got, err := s.Lookup(t.Context(), "app:v1")
+			if err == nil { // it was quicker
+				i.sameAs(t, got)
+				if _, err := s.Remove(t.Context(), "app:v1", RemoveOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				after = s.contents(t)
+			}
+			if !slices.Equal(after, before) {
+				t.Errorf("%s, killed at line %d: before %v, after %v", name, line, before, after)
+			}
+			base.sameAs(t, must(s.Lookup(t.Context(), "base:v1")))
+		}
+		i.sameAs(t, must(s.Lookup(t.Context(), "app:v1")))
 	}
 }

@@ -22,7 +22,6 @@ func (a *arrival) layer(ctx context.Context, d ocispec.Descriptor, diffID digest
 		return err
 	}
 	defer l.remove()
-	done := Progress{Layer: d.Digest, Done: d.Size, Total: d.Size}
 	err = fmt.Errorf("not there, or not of %d bytes: %w", d.Size, errdefs.ErrDataLoss)
 	if a.store.hasBlob(d) {
 		_, err = a.store.layers.Get(diffID)
@@ -30,23 +29,38 @@ func (a *arrival) layer(ctx context.Context, d ocispec.Descriptor, diffID digest
 			err = a.unpack(ctx, d, diffID)
 		}
 		if err == nil {
-			a.progress.report(done)
+			a.progress.finished(d.Digest, d.Size)
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
-	// Whatever the disk has done to the blob: fetched again, it is right or its
-	// error is the registry's.
-	if a.blobs != nil {
+	// Whatever the disk has done to the blob: brought again, it is right or its
+	// error is that of where it comes from.
+	if m := a.parts[d.Digest]; m != nil && m.part != "" {
+		err = a.adopt(ctx, m, d, diffID)
+	} else if a.blobs != nil {
 		err = a.download(ctx, d, diffID)
 	}
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", d.Digest, err)
 	}
-	a.progress.report(done)
+	a.progress.finished(d.Digest, d.Size)
 	return nil
+}
+
+// adopt makes a layer of a file of an archive, whose digest is known to be right.
+func (a *arrival) adopt(ctx context.Context, m *member, d ocispec.Descriptor, diffID digest.Digest) error {
+	f, err := os.OpenFile(m.part, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := a.store.place(f, d.Digest, nil); err != nil {
+		return err
+	}
+	m.part = ""
+	return a.unpack(ctx, d, diffID)
 }
 
 // unpack makes a layer of a blob that is there.

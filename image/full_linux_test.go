@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -30,8 +31,8 @@ func smallTmpfs(t *testing.T, size string) (dir string) {
 	return fmt.Sprintf("/proc/self/fd/%d/", fd)
 }
 
-// TestDiskFull pulls onto a filesystem of 1 MiB what does not fit, and then what
-// does.
+// TestDiskFull pulls and loads onto a filesystem of 1 MiB what does not fit, and
+// then what does.
 func TestDiskFull(t *testing.T) {
 	dir := smallTmpfs(t, "1m")
 	f := newFakeRegistry(t)
@@ -51,5 +52,17 @@ func TestDiskFull(t *testing.T) {
 		t.Error(err)
 	}
 	s.mustBeEmpty(t)
+	i := imageOf(t, []string{"app:v1"}, gzipLayer(t, "small", "layer"), gzipLayer(t, "bulk", bulk(1, 3<<20)))
+	for name, members := range map[string][]packed{
+		"while it arrives": skopeoArchive(t, i),
+		"in a file":        oldDockerArchive(t, i),
+	} {
+		if _, err := s.Load(t.Context(), bytes.NewReader(pack(t, members...)), LoadOptions{}); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%s: %v", name, err)
+		}
+		s.mustBeEmpty(t)
+	}
+	fits := imageOf(t, []string{"app:v1"}, gzipLayer(t, "small", "layer"))
+	fits.sameAs(t, s.mustLoad(t, pack(t, oldDockerArchive(t, fits)...), LoadOptions{})[0].Image)
 	s.mustPull(t, small)
 }

@@ -126,6 +126,12 @@ type candidate struct {
 	stated bool // the index says that it is for the wanted platform
 }
 
+// isAttestation tells what BuildKit puts beside images: what it says about one,
+// for the platform unknown/unknown.
+func isAttestation(d ocispec.Descriptor) bool {
+	return d.Annotations["vnd.docker.reference.type"] != "" || d.Platform != nil && d.Platform.OS == "unknown"
+}
+
 // candidates gives what is worth fetching from an index, best first: what says
 // that it runs on the wanted platform, then what says nothing about platforms
 // (an index in the index, or a manifest whose config must tell).
@@ -133,8 +139,7 @@ func candidates(index *ocispec.Index, want ocispec.Platform) []candidate {
 	var stated, silent []candidate
 	for _, d := range index.Manifests {
 		switch {
-		case d.Annotations["vnd.docker.reference.type"] != "":
-			// BuildKit's attestations; their platform is unknown/unknown.
+		case isAttestation(d):
 		case d.Platform == nil || d.Platform.OS == "" && d.Platform.Architecture == "":
 			if isIndexType(d.MediaType) || isManifestType(d.MediaType) {
 				silent = append(silent, candidate{d, false})
@@ -153,7 +158,7 @@ func candidates(index *ocispec.Index, want ocispec.Platform) []candidate {
 func platformsOf(index *ocispec.Index) []string {
 	var names []string
 	for _, d := range index.Manifests {
-		if d.Platform == nil || d.Platform.OS == "unknown" || d.Annotations["vnd.docker.reference.type"] != "" {
+		if d.Platform == nil || isAttestation(d) {
 			continue
 		}
 		if n := platformString(*d.Platform); !slices.Contains(names, n) && len(names) < 20 && len(n) < 64 {

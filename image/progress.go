@@ -18,10 +18,12 @@ type Progress struct {
 // progressStep is how many bytes are between two reports of a layer.
 const progressStep = 64 << 10
 
-// reporter calls a callback from one goroutine at a time.
+// reporter calls a callback from one goroutine at a time. That a layer is in
+// place it says once.
 type reporter struct {
 	mu   sync.Mutex
 	call func(Progress)
+	done map[digest.Digest]bool
 }
 
 func (r *reporter) report(p Progress) {
@@ -30,7 +32,21 @@ func (r *reporter) report(p Progress) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.done[p.Layer] {
+		return
+	}
 	r.call(p)
+}
+
+// finished reports that a layer is in place.
+func (r *reporter) finished(layer digest.Digest, size int64) {
+	r.report(Progress{Layer: layer, Done: size, Total: size})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(map[digest.Digest]bool)
+	}
+	r.done[layer] = true
 }
 
 // reader reports that a layer begins, and then what is read of it.

@@ -86,7 +86,7 @@ func (s *Store) pull(ctx context.Context, ref Reference, o PullOptions) (*Image,
 	progress := &reporter{call: o.Progress}
 	if s.lists(ref, &i.entry) && s.whole(&i.entry, i.content) {
 		for _, l := range i.content.manifest.Layers {
-			progress.report(Progress{Layer: l.Digest, Done: l.Size, Total: l.Size})
+			progress.finished(l.Digest, l.Size)
 		}
 		return s.image(i), nil
 	}

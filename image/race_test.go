@@ -1,17 +1,21 @@
 package image
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // TestRace has two stores on one directory pull, hold, look up and remove images
@@ -158,3 +162,159 @@ func TestFailureSparesOthers(t *testing.T) {
 }
 
 func (l layerOf) digest() digest.Digest { return digest.FromBytes(l.packed) }
+
+// TestLoadAtOnce has two stores on one directory load and pull images that share
+// layers, and remove them, all at once. In the end nothing is left.
+func TestLoadAtOnce(t *testing.T) {
+	f := newFakeRegistry(t)
+	shared := gzipLayer(t, "shared", bulk(1, 100<<10))
+	one := imageOf(t, []string{"app:one"}, shared, gzipLayer(t, "own", "1"))
+	two := imageOf(t, []string{"app:two"}, shared, gzipLayer(t, "own", "2"))
+	ref := f.push("app", "one", one.built)
+	archives := [][]byte{
+		pack(t, skopeoArchive(t, one)...),
+		pack(t, oldDockerArchive(t, one, two)...),
+		pack(t, newDockerArchive(t, two)...),
+		pack(t, ociArchive(t, []ocispec.Descriptor{named(one.desc(), annotationImageName, "app:oci")}, all(one.built)...)...),
+	}
+	dir := t.TempDir()
+	stores := []testStore{openStore(t, dir), openStore(t, dir)}
+	var workers sync.WaitGroup
+	for worker := range 6 {
+		s := stores[worker%2]
+		workers.Go(func() {
+			for round := range 5 {
+				which := (worker + round) % (len(archives) + 1)
+				var err error
+				if which < len(archives) {
+					_, err = s.Load(t.Context(), bytes.NewReader(archives[which]), LoadOptions{})
+				} else {
+					_, err = s.Pull(t.Context(), ref, anonymous)
+				}
+				if err != nil {
+					t.Errorf("%d: %v", which, err)
+					return
+				}
+				if _, err := s.List(t.Context()); err != nil {
+					t.Errorf("list: %v", err)
+				}
+				id := []digest.Digest{one.config, two.config}[round%2]
+				if _, err = s.Remove(t.Context(), string(id), RemoveOptions{Force: true}); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+					t.Errorf("remove: %v", err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	s := openStore(t, dir)
+	for _, i := range must(s.List(t.Context())) {
+		if _, err := i.Layers(); err != nil {
+			t.Errorf("left and not whole: %v", err)
+		}
+		if _, err := s.Remove(t.Context(), string(i.ID()), RemoveOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	s.mustBeEmpty(t)
+}
+
+// TestLoadSharesWithPull: a load that brings a layer which a pull is fetching
+// waits for that, and a pull for a load; neither makes it again.
+func TestLoadSharesWithPull(t *testing.T) {
+	f := newFakeRegistry(t)
+	shared := gzipLayer(t, "shared", bulk(1, 300<<10))
+	b := build(t, hostPlatform, shared)
+	other := build(t, hostPlatform, shared)
+	other.seal(t, ocispec.Image{Platform: hostPlatform, Author: "another", RootFS: ocispec.RootFS{Type: "layers", DiffIDs: other.diffIDs}})
+	archive := pack(t, ociArchive(t, []ocispec.Descriptor{other.desc()}, all(other)...)...)
+	ref := f.push("app", "v1", b)
+	dir := t.TempDir()
+	one, two := openStore(t, dir), openStore(t, dir)
+
+	reached, released := make(chan struct{}), make(chan struct{})
+	f.answer(func(w http.ResponseWriter, r *http.Request) bool {
+		if isBlob(r, shared.digest()) {
+			close(reached)
+			<-released
+		}
+		return false
+	})
+	var both sync.WaitGroup
+	both.Go(func() {
+		if _, err := one.Pull(t.Context(), ref, anonymous); err != nil {
+			t.Errorf("pull: %v", err)
+		}
+	})
+	<-reached
+	both.Go(func() {
+		// Reading the archive to its end waits for nobody: all of it has come when
+		// the pull is let go.
+		r := &signalled{Reader: bytes.NewReader(archive), end: func() { close(released) }}
+		loaded, err := two.Load(t.Context(), r, LoadOptions{Progress: func(p Progress) {
+			if p.Done < p.Total {
+				t.Errorf("the layer was made again: %+v", p)
+			}
+		}})
+		if err != nil || loaded[0].Image.ID() != other.config {
+			t.Errorf("load: %v", err)
+		}
+	})
+	both.Wait()
+	f.answer(nil)
+	for _, id := range []digest.Digest{b.config, other.config} {
+		if _, err := one.Remove(t.Context(), string(id), RemoveOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	one.mustBeEmpty(t)
+
+	// The other way round: the load is in the middle of the layer.
+	plain := tagged{other, []layerOf{shared}, nil}.plain(t)
+	archive = pack(t, skopeoArchive(t, tagged{plain, []layerOf{{shared.tar, shared.tar, ocispec.MediaTypeImageLayer}}, nil})...)
+	ref = f.push("plain", "v1", plain)
+	f.answer(nil)
+	r, w := io.Pipe()
+	begun := make(chan struct{})
+	begin := sync.OnceFunc(func() { close(begun) })
+	both.Go(func() {
+		if _, err := one.Load(t.Context(), r, LoadOptions{Progress: func(Progress) { begin() }}); err != nil {
+			t.Errorf("load: %v", err)
+		}
+	})
+	if _, err := w.Write(archive[:200<<10]); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	both.Go(func() {
+		i, err := two.Pull(t.Context(), ref, anonymous)
+		if err != nil {
+			t.Errorf("pull: %v", err)
+			return
+		}
+		plain.sameAs(t, i)
+	})
+	// The pull has the manifest and the config, and then asks for nothing more.
+	for f.count(plain.config.Encoded()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	w.Write(archive[200<<10:])
+	w.Close()
+	both.Wait()
+	if n := f.count(string(plain.layers[0].Digest)); n != 0 {
+		t.Errorf("the layer was fetched %d times", n)
+	}
+}
+
+// signalled calls end when all has been read.
+type signalled struct {
+	io.Reader
+	end func()
+}
+
+func (s *signalled) Read(b []byte) (int, error) {
+	n, err := s.Reader.Read(b)
+	if err == io.EOF {
+		s.end()
+	}
+	return n, err
+}

@@ -26,6 +26,7 @@ type selection struct {
 	oci    *document   // the manifest in OCI's form
 	config []byte
 	parsed *ocispec.Image
+	made   bool // the manifest was made here
 }
 
 // documents is where manifests and configs come from: a registry, an image
