@@ -15,7 +15,7 @@ import (
 // PullOptions are those of Pull; the zero value is right.
 type PullOptions = image.PullOptions
 
-// Progress is how far the download of one layer has come.
+// Progress is how far one layer of a Pull, a Load or an Import has come.
 type Progress = image.Progress
 
 // RemoveImageOptions are those of Image.Remove.
@@ -29,13 +29,13 @@ type RemovedImage = image.Removed
 type Image struct {
 	engine *Engine
 	image  *image.Image
-	ref    string // what it was looked up by; empty: its ID
+	ref    string // see Reference
 }
 
 // ImageInfo is what is known of an image.
 type ImageInfo struct {
 	// ID is the digest of its configuration, Digest that of what was
-	// pulled: an index, or a manifest.
+	// pulled, loaded or imported: an index, or a manifest.
 	ID, Digest digest.Digest
 	// Names are the references that lead to it.
 	Names []string
@@ -115,8 +115,13 @@ func (e *Engine) Images(ctx context.Context) ([]*Image, error) {
 // ID is the digest of the image's configuration.
 func (i *Image) ID() digest.Digest { return i.image.ID() }
 
-// Digest is the digest of what was pulled: an index, or a manifest.
+// Digest is the digest of what was pulled, loaded or imported: an index, or a
+// manifest, which Load makes for an image that comes without one.
 func (i *Image) Digest() digest.Digest { return i.image.Digest() }
+
+// Reference is what the image was pulled, loaded, imported or looked up by, and
+// what Remove removes; empty: its ID.
+func (i *Image) Reference() string { return i.ref }
 
 // Names are the references that led to the image when it was looked up.
 func (i *Image) Names() []string { return i.image.Names() }
@@ -137,10 +142,10 @@ func (i *Image) Inspect(ctx context.Context) (ImageInfo, error) {
 	}, nil
 }
 
-// Remove does what docker rmi does with the reference by which the image was
-// looked up, or pulled: a name is taken away, and with the last one the image
-// goes, with those of its layers that no other image has. An image that a
-// container uses, or has used within the last second, stays, with ErrConflict.
+// Remove does what docker rmi does with the image's Reference: a name is taken
+// away, and with the last one the image goes, with those of its layers that no
+// other image has. An image that a container uses, or has used within the last
+// second, stays, with ErrConflict.
 func (i *Image) Remove(ctx context.Context, o RemoveImageOptions) (*RemovedImage, error) {
 	const op = "remove image"
 	ref := first(i.ref, string(i.ID()))
