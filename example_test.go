@@ -39,6 +39,21 @@ func Example() {
 	fmt.Println(status, out.String())
 }
 
+// What docker load does: an archive of images from standard input.
+func ExampleLoad() {
+	images, err := engine.Load(context.Background(), os.Stdin, engine.LoadOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, img := range images {
+		if img.Reference() != "" {
+			fmt.Println("Loaded image:", img.Reference())
+		} else {
+			fmt.Println("Loaded image ID:", img.ID())
+		}
+	}
+}
+
 // A root directory of one's own, with limits for what runs in it.
 func ExampleOpen() {
 	ctx := context.Background()
