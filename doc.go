@@ -19,6 +19,9 @@
 // share its images, and see each other's containers. Package-level functions
 // act on [Default]; each is also a method of Engine.
 //
+// An [Image] comes from a registry ([Pull]), from an archive or a directory
+// ([Load], [LoadLayout]), or from go-containerregistry ([Import]).
+//
 // A [Container] is an image, a [Config] and a writable layer. Its process runs
 // in namespaces of its own (pid, mount, uts, ipc, cgroup, and with
 // [NetworkNone] network), with Docker's default capabilities, seccomp profile,
@@ -56,9 +59,9 @@
 //
 // # Privileges
 //
-// Opening a root, listing and pulling need access to its directories alone: an
-// ordinary user's are below the XDG base directories, and his layers are kept as
-// an index. Starting containers needs root's
+// Opening a root, listing, pulling, loading and importing need access to its
+// directories alone: an ordinary user's are below the XDG base directories, and
+// his layers are kept as an index. Starting containers needs root's
 // capabilities in the initial user namespace, and Linux 5.14 or newer. On other
 // systems images work, and Create returns [ErrUnsupported].
 //

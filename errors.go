@@ -31,7 +31,8 @@ var (
 	ErrUnavailable error = errdefs.ErrUnavailable
 	// ErrResourceExhausted: a disk is full, or a registry was asked too often.
 	ErrResourceExhausted error = errdefs.ErrResourceExhausted
-	// ErrDataLoss: a file on disk is damaged. The error's text names it.
+	// ErrDataLoss: a file on disk is damaged, or an image is not what its
+	// digests, sizes and formats promise. The error's text names it.
 	ErrDataLoss error = errdefs.ErrDataLoss
 	// ErrNotImplemented: this version cannot do it.
 	ErrNotImplemented error = errdefs.ErrNotImplemented

@@ -18,7 +18,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/inboard/engine/layer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -28,9 +27,6 @@ const (
 	maxMembers    = 1 << 16
 	maxMemberName = 512
 	maxLinks      = 8 // from one to another
-	// maxAhead is how many layers are made while the archive arrives: each adds
-	// to the claim, which is then written again.
-	maxAhead = 512
 	// memberHead is how much of a member is looked at before it is taken in.
 	memberHead = 64 << 10
 )
@@ -125,7 +121,10 @@ func (a *archive) member(ctx context.Context, h *tar.Header, r io.Reader) error 
 	switch h.Typeflag {
 	case tar.TypeDir, tar.TypeXGlobalHeader:
 		return nil
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg:
+		if isSparse(h) {
+			return fmt.Errorf("a sparse file, of %d bytes: %w", h.Size, errdefs.ErrInvalidArgument)
+		}
 		m, err = a.file(ctx, name, h.Size, unbroken{r})
 	case tar.TypeSymlink:
 		m, err = linkTo(name, path.Join(path.Dir(name), h.Linkname), h)
@@ -149,6 +148,17 @@ func (a *archive) member(ctx context.Context, h *tar.Header, r io.Reader) error 
 		a.byDigest[m.digest] = m
 	}
 	return nil
+}
+
+// isSparse tells a file that has holes, of which a few bytes of an archive make
+// as many as they like. What writes archives of images makes none.
+func isSparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 // memberName is a member's name in its one form.
@@ -215,59 +225,6 @@ func blobDigest(name string) digest.Digest {
 }
 
 func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }
-
-// known tells of a file that begins with head whether it is a layer: then its
-// digest and diff ID are known. A tar's are the same; skopeo and podman name it
-// after them in a docker-archive too.
-func (a *archive) known(name string, blob digest.Digest, head []byte) (_, diffID digest.Digest) {
-	if !isTar(head) {
-		return blob, a.layers[blob]
-	}
-	if hex, ok := strings.CutSuffix(name, ".tar"); ok && isSHA256Hex(hex) {
-		blob = digest.NewDigestFromEncoded(digest.SHA256, hex)
-	}
-	return blob, blob
-}
-
-// takeAhead makes a layer of the current member while it arrives. It does not
-// wait for others who are at work on the same one: their stream may be fed by
-// who feeds this one. When it turns out that the member is no such layer it is
-// kept as a file; whether that matters is seen when all has been read.
-func (a *archive) takeAhead(ctx context.Context, m *member, blob, diffID digest.Digest) (done bool, err error) {
-	l, err := tryLockFile(a.store.path("fetching", blob.Encoded()))
-	if l == nil || err != nil {
-		return false, err
-	}
-	defer l.remove()
-	a.ahead++
-	if err := a.claim.extend(claimed{[]digest.Digest{blob}, []digest.Digest{diffID}}); err != nil {
-		return false, err
-	}
-	d := ocispec.Descriptor{Digest: blob, Size: m.size}
-	if _, err := a.store.layers.Get(diffID); err == nil && a.store.hasBlob(d) {
-		if m.digest, err = digest.FromReader(a.head); err == nil && m.digest != blob {
-			err = fmt.Errorf("content has digest %s: %w", m.digest, errdefs.ErrDataLoss)
-		}
-		if err == nil {
-			a.progress.finished(blob, m.size)
-		}
-		return true, err
-	}
-	f, err := a.create()
-	if err != nil {
-		return false, err
-	}
-	_, err = a.store.layers.Add(ctx, a.progress.reader(a.head, d), layer.AddOptions{Digest: blob, Size: m.size, DiffID: diffID, Tee: f})
-	switch {
-	case err == nil:
-		m.digest = blob
-		a.progress.finished(blob, m.size)
-		return true, a.store.place(f, blob, nil)
-	case ctx.Err() != nil:
-		return false, errors.Join(err, f.Close())
-	}
-	return true, a.spool(m, f)
-}
 
 func (a *archive) create() (*os.File, error) {
 	a.parts++

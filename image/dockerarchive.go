@@ -60,17 +60,20 @@ func (l *loader) dockerImage(a *archive, raw json.RawMessage) error {
 	if err != nil {
 		return err
 	}
-	if have := sel.parsed.Platform; !l.any && platformRank(l.want, have) < 0 {
+	if have := sel.parsed.Platform; !l.any && (have.OS != "" || have.Architecture != "") && platformRank(l.want, have) < 0 {
 		return &noPlatform{want: l.want, have: []string{platformString(have)}}
+	}
+	if n := len(item.RepoTags); n > maxNames {
+		return fmt.Errorf("%d names, more than %d: %w", n, maxNames, errdefs.ErrDataLoss)
 	}
 	var refs []Reference
 	for _, tag := range item.RepoTags {
-		ref, err := ParseReference(tag)
+		ref, err := parseName(tag)
 		if err != nil {
 			return err
 		}
 		if ref.Tag() == "" {
-			return fmt.Errorf("name %.300q has no tag: %w", tag, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("name %q has no tag: %w", tag, errdefs.ErrInvalidArgument)
 		}
 		refs = append(refs, ref)
 	}

@@ -1,14 +1,25 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
 
+	"github.com/containerd/errdefs"
+	"github.com/inboard/engine/layer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// maxForesight is how many bytes of documents are kept in mind.
-const maxForesight = 4 << 20
+const (
+	// maxForesight is how many bytes of documents are kept in mind.
+	maxForesight = 4 << 20
+	// maxAhead is how many layers are made while an archive arrives: each adds to
+	// the claim, which is then written again.
+	maxAhead = 512
+)
 
 // foresight learns from the documents of an image layout that have come which
 // blobs are going to be layers, and their diff IDs. Nothing depends on it being
@@ -63,4 +74,57 @@ func (f *foresight) note(d digest.Digest, raw []byte) {
 		f.layers[l.Digest] = diffIDs[n]
 	}
 	delete(f.waiting, config)
+}
+
+// known tells of a file that begins with head whether it is a layer: then its
+// digest and diff ID are known. A tar's are the same; skopeo and podman name it
+// after them in a docker-archive too.
+func (a *archive) known(name string, blob digest.Digest, head []byte) (_, diffID digest.Digest) {
+	if !isTar(head) {
+		return blob, a.layers[blob]
+	}
+	if hex, ok := strings.CutSuffix(name, ".tar"); ok && isSHA256Hex(hex) {
+		blob = digest.NewDigestFromEncoded(digest.SHA256, hex)
+	}
+	return blob, blob
+}
+
+// takeAhead makes a layer of the current member while it arrives. It does not
+// wait for others who are at work on the same one: their stream may be fed by
+// who feeds this one. When it turns out that the member is no such layer it is
+// kept as a file; whether that matters is seen when all has been read.
+func (a *archive) takeAhead(ctx context.Context, m *member, blob, diffID digest.Digest) (done bool, err error) {
+	l, err := tryLockFile(a.store.path("fetching", blob.Encoded()))
+	if l == nil || err != nil {
+		return false, err
+	}
+	defer l.remove()
+	a.ahead++
+	if err := a.claim.extend(claimed{[]digest.Digest{blob}, []digest.Digest{diffID}}); err != nil {
+		return false, err
+	}
+	d := ocispec.Descriptor{Digest: blob, Size: m.size}
+	if _, err := a.store.layers.Get(diffID); err == nil && a.store.hasBlob(d) {
+		if m.digest, err = digest.FromReader(a.head); err == nil && m.digest != blob {
+			err = fmt.Errorf("content has digest %s: %w", m.digest, errdefs.ErrDataLoss)
+		}
+		if err == nil {
+			a.progress.finished(blob, m.size)
+		}
+		return true, err
+	}
+	f, err := a.create()
+	if err != nil {
+		return false, err
+	}
+	_, err = a.store.layers.Add(ctx, a.progress.reader(a.head, d), layer.AddOptions{Digest: blob, Size: m.size, DiffID: diffID, Tee: f})
+	switch {
+	case err == nil:
+		m.digest = blob
+		a.progress.finished(blob, m.size)
+		return true, a.store.place(f, blob, nil)
+	case ctx.Err() != nil:
+		return false, errors.Join(err, f.Close())
+	}
+	return true, a.spool(m, f)
 }

@@ -34,8 +34,9 @@ func (i *Image) of(s *Store) *Image {
 // ID is the digest of the image's config.
 func (i *Image) ID() digest.Digest { return i.id }
 
-// Digest is what was pulled: the digest of an index, or of a manifest where the
-// registry has no index.
+// Digest is what was pulled, loaded or imported: the digest of an index, or of a
+// manifest where there is no index. [Store.Load] makes a manifest for an image
+// that comes without one.
 func (i *Image) Digest() digest.Digest { return i.digest }
 
 // Names are the image's references, sorted, in the short form that Docker shows:

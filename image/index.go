@@ -19,8 +19,8 @@ import (
 // Annotations of the descriptors in index.json that are ours; one without them is
 // another program's.
 const (
-	// annotationChain is a JSON array of the descriptors of what the registry
-	// served, from what the name named down to the manifest.
+	// annotationChain is a JSON array of the descriptors of what a registry
+	// served or an archive had, from what the name named down to the manifest.
 	annotationChain = "com.github.inboard.chain"
 	// annotationID is the digest of the image's config.
 	annotationID = "com.github.inboard.id"
@@ -68,7 +68,7 @@ func (e *entry) renamed(name string) entry {
 	return n
 }
 
-// pulled is what the name named at the registry.
+// pulled is what the name named where the image came from.
 func (e *entry) pulled() digest.Digest { return e.chain[0].Digest }
 
 // served tells whether d is the image or what led to it at the registry.

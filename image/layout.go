@@ -182,7 +182,7 @@ func (l *loader) layoutRefs(d ocispec.Descriptor) ([]Reference, error) {
 	if name == "" {
 		return nil, nil
 	}
-	ref, err := ParseReference(name)
+	ref, err := parseName(name)
 	if err != nil {
 		return nil, err
 	}

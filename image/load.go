@@ -14,6 +14,7 @@ import (
 const (
 	maxImages = 1000
 	maxNames  = 4000
+	maxName   = 512      // bytes; the grammar ends before
 	maxListed = 64 << 20 // bytes of the images' manifests and configs
 )
 
@@ -90,6 +91,9 @@ func (s *Store) LoadLayout(ctx context.Context, dir string, o LoadOptions) ([]Lo
 var errNoImage = fmt.Errorf("there is no image in it: %w", errdefs.ErrNotFound)
 
 func (s *Store) loadArchive(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
+	if r == nil {
+		return nil, fmt.Errorf("no archive: %w", errdefs.ErrInvalidArgument)
+	}
 	l, err := s.loader(o)
 	if err != nil {
 		return nil, err
@@ -201,6 +205,14 @@ func (l *loader) add(sel *selection, refs []Reference) error {
 	}
 	l.images = append(l.images, i)
 	return nil
+}
+
+// parseName reads a name that an archive or a layout gives an image.
+func parseName(name string) (Reference, error) {
+	if len(name) > maxName {
+		return Reference{}, fmt.Errorf("name %.100q... has %d bytes: %w", name, len(name), errdefs.ErrInvalidArgument)
+	}
+	return ParseReference(name)
 }
 
 // needs is what images consist of.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -214,6 +215,27 @@ func TestLoadFromUmoci(t *testing.T) {
 	}
 	if c := loaded[1].Image.Config().Config.Cmd; !slices.Equal(c, []string{"/one"}) {
 		t.Errorf("%v", c)
+	}
+}
+
+// TestLoadSparse: GNU tar makes a terabyte of holes of a few bytes.
+func TestLoadSparse(t *testing.T) {
+	need(t, "tar")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "holes"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, "holes"), 1<<40); err != nil {
+		t.Skipf("the filesystem has no such files: %v", err)
+	}
+	s := newStore(t)
+	for _, format := range []string{"--format=gnu", "--format=pax", "--sparse-version=0.0", "--sparse-version=0.1"} {
+		archive := output(t, exec.Command("tar", "--create", "--sparse", format, "--directory", dir, "holes"))
+		_, err := s.Load(t.Context(), strings.NewReader(archive), LoadOptions{})
+		if !errors.Is(err, errdefs.ErrInvalidArgument) || !strings.Contains(err.Error(), "holes") {
+			t.Errorf("%s: %v", format, err)
+		}
+		s.mustBeEmpty(t)
 	}
 }
 

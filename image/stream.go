@@ -33,8 +33,8 @@ func detach(ctx context.Context, r io.ReadCloser) *detached {
 	out, in := io.Pipe()
 	go func() {
 		defer r.Close()
-		// Without r's and the pipe's own ways to copy, which have no buffer.
-		_, err := io.CopyBuffer(struct{ io.Writer }{in}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+		// Not by r's own way to copy, which may have no end.
+		_, err := io.CopyBuffer(in, struct{ io.Reader }{r}, make([]byte, 256<<10))
 		if err != nil {
 			err = &readError{err}
 		}
