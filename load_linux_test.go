@@ -94,8 +94,13 @@ func TestLoadAndRun(t *testing.T) {
 		}
 	}
 	// A shell's pipe, as of a program that loads from its standard input.
-	through := func(t *testing.T, script string) {
+	through := func(t *testing.T, program, script string) {
 		t.Helper()
+		for _, p := range []string{"sh", program} {
+			if _, err := exec.LookPath(p); err != nil {
+				t.Skipf("%s is not installed", p)
+			}
+		}
 		cmd := exec.Command("sh", "-c", script)
 		cmd.Dir, cmd.Stderr = dir, os.Stderr
 		pipe, err := cmd.StdoutPipe()
@@ -113,7 +118,7 @@ func TestLoadAndRun(t *testing.T) {
 		}()
 		load(t, pipe)
 	}
-	t.Run("docker-archive", func(t *testing.T) { through(t, "gzip -1 <docker.tar") })
+	t.Run("docker-archive", func(t *testing.T) { through(t, "gzip", "gzip -1 <docker.tar") })
 	t.Run("layout", func(t *testing.T) {
 		images, err := e.LoadLayout(t.Context(), oci, LoadOptions{Repository: "registry.example/app"})
 		if err != nil || len(images) != 1 || images[0].Reference() != "registry.example/app:v2" {
@@ -133,10 +138,7 @@ func TestLoadAndRun(t *testing.T) {
 	})
 	for _, format := range []string{"docker-archive", "oci-archive"} {
 		t.Run("skopeo "+format, func(t *testing.T) {
-			if _, err := exec.LookPath("skopeo"); err != nil {
-				t.Skip("skopeo is not installed")
-			}
-			through(t, "skopeo --insecure-policy copy --quiet oci:layout:v2 "+format+":skopeo-"+format+".tar:registry.example/app:v1 >&2 && cat skopeo-"+format+".tar")
+			through(t, "skopeo", "skopeo --insecure-policy copy --quiet oci:layout:v2 "+format+":skopeo-"+format+".tar:registry.example/app:v1 >&2 && cat skopeo-"+format+".tar")
 		})
 	}
 }

@@ -14,8 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// layer brings one layer into both stores: its blob as it was served, its
-// content under the diff ID.
+// layer brings one layer into both stores: its blob as it comes, its content
+// under the diff ID.
 func (a *arrival) layer(ctx context.Context, d ocispec.Descriptor, diffID digest.Digest) error {
 	l, err := a.store.lockFetching(ctx, d.Digest)
 	if err != nil {
@@ -96,7 +96,7 @@ func (a *arrival) download(ctx context.Context, d ocispec.Descriptor, diffID dig
 	return a.store.place(f, d.Digest, err)
 }
 
-// lockFetching makes sure that one blob is fetched by one pull at a time, of all
+// lockFetching makes sure that one blob is brought by one at a time, of all
 // programs. The others find it there when it is their turn.
 func (s *Store) lockFetching(ctx context.Context, d digest.Digest) (*fileLock, error) {
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
