@@ -16,10 +16,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// claim is a pull, a load, an import or a removal at work. It names, before the first of them is
-// touched, the blobs and layers that would be nobody's if its program died now.
-// While the claim is locked nobody else removes what it names; once its lock is
-// free, the next Open removes what of it no image needs.
+// claim is a pull, a load, an import or a removal at work. It names, before the
+// first of them is touched, the blobs and layers that would be nobody's if its
+// program died now. While the claim is locked nobody else removes what it names;
+// once its lock is free, the next Open removes what of it no image needs.
 type claim struct {
 	store *Store
 	dir   string
