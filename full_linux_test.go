@@ -23,6 +23,7 @@ import (
 type disk struct {
 	t      *testing.T
 	dir    string // where it is mounted
+	source string
 	filler string
 }
 
@@ -57,11 +58,11 @@ func smallDisk(t *testing.T, fstype string, size int64) *disk {
 	if err := os.Mkdir(d.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	source, options := "inboard-test", fmt.Sprintf("mode=700,size=%d", size)
-	if fstype == "ext4" {
-		source, options = ext4(t, size), ""
+	options := fmt.Sprintf("mode=700,size=%d", size)
+	if d.source = "inboard-test"; fstype == "ext4" {
+		d.source, options = ext4(t, size), ""
 	}
-	if err := unix.Mount(source, d.dir, fstype, 0, options); err != nil {
+	if err := unix.Mount(d.source, d.dir, fstype, 0, options); err != nil {
 		t.Skipf("needs a mount of %s: %v", fstype, err)
 	}
 	t.Cleanup(func() {
