@@ -74,7 +74,7 @@ func (o AddOptions) name() string {
 func (s *Store) Add(ctx context.Context, r io.Reader, o AddOptions) (*Layer, error) {
 	l, err := s.add(ctx, r, o)
 	if err != nil {
-		return nil, fmt.Errorf("add layer%s: %w", o.name(), err)
+		return nil, fmt.Errorf("add layer%s: %w", o.name(), explain(err))
 	}
 	return l, nil
 }
@@ -219,7 +219,7 @@ func (w *work) stream(ctx context.Context, form Form, r io.Reader, unpack unpack
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	return rec, explain(err)
+	return rec, err
 }
 
 // explain gives errors of the disk their class.

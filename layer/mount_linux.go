@@ -38,6 +38,9 @@ func (s *Store) open(l *Layer, m *mounted) error {
 	}
 	path := filepath.Join(dir, treeName)
 	f, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
 	if err == nil {
 		m.file, m.path = f, path
 	}
@@ -201,7 +204,7 @@ func (s *Store) convert(dir string, rec record) error {
 		return err
 	}
 	err = w.convert(dir, now)
-	return errors.Join(err, w.end())
+	return explain(errors.Join(err, w.end()))
 }
 
 func (w *work) convert(dir string, rec record) error {

@@ -182,24 +182,27 @@ func (s *Store) Get(diffID digest.Digest) (*Layer, error) {
 	return &Layer{store: s, rec: rec}, nil
 }
 
-// List returns all layers in the order of their diff IDs.
+// List returns all layers in the order of their diff IDs. Those that are damaged
+// are named by the error, beside the others.
 func (s *Store) List() ([]*Layer, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "sha256"))
 	if err != nil {
 		return nil, fmt.Errorf("layers: %w", err)
 	}
 	var all []*Layer
+	var errs []error
 	for _, e := range entries {
 		l, err := s.Get(digest.NewDigestFromEncoded(digest.SHA256, e.Name()))
 		if errors.Is(err, errdefs.ErrNotFound) {
 			continue // removed meanwhile
 		}
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		all = append(all, l)
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 // Remove removes a layer, which nobody may use: the error is
