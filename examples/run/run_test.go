@@ -30,8 +30,8 @@ import (
 // example is the built example, a root for it, and a registry with an image of
 // the probe, which has no entrypoint and "/probe exit 7" as its command.
 type example struct {
-	t                         *testing.T
-	program, root, image, ref string
+	t                  *testing.T
+	program, root, ref string
 }
 
 func newExample(t *testing.T) *example {
