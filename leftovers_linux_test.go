@@ -384,21 +384,22 @@ func TestLeftovers(t *testing.T) {
 			}
 			img := pulled(t, e, nil)
 			want, _ := ranIn(t, e, img, Config{}, "survey")
+			surveys := 1
+			if !reuses { // what is used again by way of another mount comes later
+				surveys += maxReady
+			}
 			for _, kind := range slices.Sorted(maps.Keys(leftovers)) {
 				said, first := ranIn(t, e, img, Config{}, "leave", kind)
-				got, second := ranIn(t, e, img, Config{}, "survey")
-				if got != want {
-					t.Errorf("after %q: %s\nwant %s", kind, got, want)
+				reused := false
+				for range surveys {
+					got, second := ranIn(t, e, img, Config{}, "survey")
+					if got != want {
+						t.Errorf("after %q: %s\nwant %s", kind, got, want)
+					}
+					reused = first.mount != nil && first.mount == second.mount
 				}
-				reused := first.mount != nil && first.mount == second.mount
 				if want := reuses && leftovers[kind].clean; reused != want && said == "" {
 					t.Errorf("after %q the superblock was used again: %v, want %v", kind, reused, want)
-				}
-			}
-			// What is used again by way of another mount comes later.
-			for range 3 * maxReady {
-				if got, _ := ranIn(t, e, img, Config{}, "survey"); got != want {
-					t.Errorf("in the end: %s\nwant %s", got, want)
 				}
 			}
 		})
