@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -157,9 +156,6 @@ func program(args []string) int {
 			return fail(err)
 		}
 		fmt.Println(st.Dev)
-	case "missing":
-		_, err := os.Lstat(args[1])
-		fmt.Println(errors.Is(err, fs.ErrNotExist))
 	case "alone": // in its root filesystem, and perhaps not for long
 		entries, err := os.ReadDir("/tmp")
 		if err != nil || len(entries) > 0 {

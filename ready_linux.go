@@ -22,8 +22,9 @@ const (
 	maxKept = 64
 
 	// maxLoans is how many containers have one root filesystem, one after the
-	// other. Names that they look for in vain stay in the kernel's cache as long
-	// as the writable layer's directory does.
+	// other. Names that they look for, in vain too, stay in the kernel's caches
+	// of the overlay until it is unmounted, and of the writable layer as long as
+	// its directory is there.
 	maxLoans = 100
 )
 
@@ -37,8 +38,9 @@ const (
 // Of the first container the next one finds nothing. No process of it is left,
 // and nothing that one had open, see confined. It has made and changed no file:
 // that would have changed the ctime of the upper directory. It could not change
-// the superblock's options, which takes CAP_SYS_ADMIN. And the names and inodes
-// that the kernel has cached of the overlay are dropped.
+// the superblock's options, which takes CAP_SYS_ADMIN. What is left is that the
+// kernel has some names in its cache: the same that it has cached of the image's
+// layers, which all of its containers share anyway.
 type readyRoot struct {
 	layer *writable
 	mount *os.File
@@ -166,22 +168,10 @@ func (r *readyRoots) back(p *writables, w *writable) {
 	r.lent = slices.Delete(r.lent, i, i+1)
 	r.mu.Unlock()
 	w.spent = w.spent || root.loans >= maxLoans || !w.blank(root.mount)
-	if w.spent || root.forget() != nil || !r.put(p, root) {
+	if w.spent || !r.put(p, root) {
 		w.mount = root.mount
 		p.give(w)
 	}
-}
-
-// forget has the kernel drop what it has cached of the overlay's names and
-// inodes, those looked for in vain too: reconfiguring a file system does so,
-// with nothing to change as well (reconfigure_super in fs/super.c).
-func (r *readyRoot) forget() error {
-	fs, err := unix.Fspick(int(r.mount.Fd()), "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("fspick", err)
-	}
-	defer unix.Close(fs)
-	return os.NewSyscallError("fsconfig", unix.FsconfigReconfigure(fs))
 }
 
 // put adds a root that is ready; false when it is not wanted.

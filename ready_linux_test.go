@@ -56,26 +56,6 @@ func TestRootReused(t *testing.T) {
 	}
 }
 
-// What one container looked for in vain is looked for again: the kernel has no
-// memory of it.
-func TestNamesForgotten(t *testing.T) {
-	needReuse(t)
-	e := testEngine(t)
-	img := pulled(t, e, nil)
-	out, first := ranIn(t, e, img, Config{}, "missing", "/data/name")
-	if out != "true\n" {
-		t.Fatal(out)
-	}
-	// Behind the overlay's back, so that what it remembers is what shows.
-	dir := filepath.Join(e.spares.dir, first.layer, "upper", "data")
-	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "name"), nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if out, next := ranIn(t, e, img, Config{}, "missing", "/data/name"); out != "false\n" || next != first {
-		t.Errorf("missing: %q, in %+v, want %+v", out, next, first)
-	}
-}
-
 // A container that has exited gets its writable layer back, whatever the engine
 // has kept, and what others do meanwhile.
 func TestRestartOnWritten(t *testing.T) {
