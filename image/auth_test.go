@@ -166,6 +166,7 @@ func TestBasicAuthentication(t *testing.T) {
 
 // TestDockerConfig reads Docker's config file and runs a credential helper.
 func TestDockerConfig(t *testing.T) {
+	need(t, "sh")
 	if runtime.GOOS == "windows" {
 		t.Skip("the helper is a shell script")
 	}
@@ -241,7 +242,8 @@ func TestCredentialsStayAtHome(t *testing.T) {
 }
 
 // TestHostileRealm has registries that name a token server where credentials, or
-// we, must not go (distribution CVE-2026-33540, oras-go CVE-2026-48978).
+// we, must not go (CVE-2019-10214, distribution CVE-2026-33540, oras-go
+// CVE-2026-48978).
 func TestHostileRealm(t *testing.T) {
 	s := newStore(t)
 	for _, c := range []struct{ registry, realm string }{

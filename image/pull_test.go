@@ -505,7 +505,8 @@ func TestUnknownImage(t *testing.T) {
 	s.mustBeEmpty(t)
 }
 
-// TestDigestIsChecked serves something else under a digest that was asked for.
+// TestDigestIsChecked serves something else under a digest that was asked for
+// (podman CVE-2026-111361).
 func TestDigestIsChecked(t *testing.T) {
 	f := newFakeRegistry(t)
 	b, evil := build(t, hostPlatform), build(t, hostPlatform, gzipLayer(t, "evil", "x"))
