@@ -164,7 +164,7 @@ func TestOtherKeychains(t *testing.T) {
 }
 
 // TestCVE_2024_3727 has digests that are no digests, or that lead out of the
-// store, wherever a registry can put one (also podman CVE-2026-111361). None is
+// store, wherever a registry can put one (also containerd CVE-2026-95839). None is
 // asked for, and none becomes a file's name.
 func TestCVE_2024_3727(t *testing.T) {
 	f := newFakeRegistry(t)

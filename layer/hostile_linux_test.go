@@ -31,8 +31,9 @@ func outsideTree(t *testing.T) string {
 }
 
 // TestCVE_2021_32760 unpacks the archives of containerd's CVE-2021-32760 and
-// CVE-2026-17106, umoci's CVE-2021-29136 and podman's CVE-2025-11395 onto a
-// disk that has what they point to: they are refused, or stay inside, and
+// CVE-2026-17106, umoci's CVE-2021-29136 and podman's CVE-2025-11395, and opaque
+// whiteouts as in containerd's CVE-2026-95838, onto a disk that has what they
+// point to: they are refused, or stay inside, and
 // nothing of the host is made, changed in mode or owner, or removed. The
 // directory form is where that could happen.
 func TestCVE_2021_32760(t *testing.T) {
