@@ -37,7 +37,7 @@ func inOwnMounts(t *testing.T) bool {
 	if os.Getenv(inside) != "" {
 		return true
 	}
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.short="+strconv.FormatBool(testing.Short()), "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
@@ -201,8 +201,11 @@ func (d *disk) names(without ...string) (names []string) {
 // is not, the error says so, and leaves is asked what is left behind.
 func (d *disk) until(what, step string, f func() error, leaves func() []string) {
 	d.t.Helper()
-	failed := 0
-	for free := int64(0); ; free += 4096 {
+	failed, more := 0, int64(4096)
+	if testing.Short() {
+		more *= 4
+	}
+	for free := int64(0); ; free += more {
 		d.leave(free)
 		err := f()
 		if err == nil {
@@ -456,7 +459,11 @@ func TestDiskFullAtExit(t *testing.T) {
 			}
 			least := size(start(0))
 			tight := 0
-			for room := 0; room < 400; room += 20 {
+			more := 20
+			if testing.Short() {
+				more = 90
+			}
+			for room := 0; room < 400; room += more {
 				c := start((2*4096 - least - room) % 4096)
 				if left := -size(c) & 4095; left < 400 {
 					tight++

@@ -26,6 +26,9 @@ import (
 	"github.com/inboard/engine"
 )
 
+// units of sizes, in bits.
+var units = map[string]int{"": 0, "b": 0, "k": 10, "kb": 10, "m": 20, "mb": 20, "g": 30, "gb": 30}
+
 func main() {
 	c := engine.Config{Stdout: os.Stdout, Stderr: os.Stderr, Network: engine.NetworkNone}
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
@@ -37,7 +40,12 @@ func main() {
 	flags.StringVar(&c.User, "u", "", "`user`[:group], names or numbers")
 	flags.Func("e", "environment variable `NAME=VALUE`", func(v string) error { c.Env = append(c.Env, v); return nil })
 	flags.Func("m", "memory limit in `bytes`, or 512k, 64m, 2g", func(v string) (err error) {
-		c.Resources.Memory, err = size(v)
+		number := strings.TrimRight(v, "bkmg")
+		shift, known := units[v[len(number):]]
+		if c.Resources.Memory, err = strconv.ParseInt(number, 10, 64-shift); !known {
+			err = strconv.ErrSyntax
+		}
+		c.Resources.Memory <<= shift
 		return err
 	})
 	flags.Func("v", "mount `SOURCE:TARGET[:OPTIONS]` of the host; options are ro, private, slave, shared and those of mount(8)", func(v string) error {
@@ -90,21 +98,6 @@ func mount(c *engine.Config, m engine.Mount, spec string) error {
 	}
 	c.Mounts = append(c.Mounts, m)
 	return nil
-}
-
-// size reads a number of bytes with or without a unit, as "64m" or "64mb".
-func size(v string) (int64, error) {
-	shift := 0
-	for i, unit := range []string{"b", "k", "m", "g"} {
-		if number, ok := strings.CutSuffix(v, unit); ok {
-			v, shift = number, 10*i
-		}
-	}
-	n, err := strconv.ParseInt(v, 10, 64)
-	if err == nil && n<<shift>>shift != n {
-		err = strconv.ErrRange
-	}
-	return n << shift, err
 }
 
 func run(ctx context.Context, root, ref string, config engine.Config, remove bool) (code int, err error) {
