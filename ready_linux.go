@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -85,6 +86,10 @@ func (r *readyRoots) take(p *writables, attr rootAttr, lowers []runtime.Lower) (
 		return nil, nil, err
 	}
 	root, err := mountRoot(p, w, lowers)
+	if w.spent {
+		p.give(w)
+		return nil, nil, err
+	}
 	if err != nil {
 		return w, nil, nil
 	}
@@ -230,7 +235,8 @@ func newReadyRoot(p *writables, attr rootAttr, lowers []runtime.Lower) (readyRoo
 	return root, err
 }
 
-// mountRoot mounts an overlay with w at the top.
+// mountRoot mounts an overlay with w at the top. If w turns out to be not blank,
+// it is spent.
 func mountRoot(p *writables, w *writable, lowers []runtime.Lower) (readyRoot, error) {
 	m, err := w.overlay(lowers).Mount()
 	if err != nil {
@@ -239,7 +245,8 @@ func mountRoot(p *writables, w *writable, lowers []runtime.Lower) (readyRoot, er
 	if p.exactChanges() {
 		if err := w.seal(); err != nil {
 			m.Close()
-			return readyRoot{}, err
+			w.spent = true
+			return readyRoot{}, fmt.Errorf("writable layer %s: %w", w.name, err)
 		}
 	}
 	return readyRoot{layer: w, mount: m}, nil
