@@ -384,10 +384,10 @@ func TestProcessIsAsConfigured(t *testing.T) {
 		}
 		return out.String()
 	}
-	if got := run(Config{Args: []string{"id"}}); got != "1000 1000 [2000] /made/for/it\n" {
+	if got := run(Config{Args: []string{"id"}}); got != "1000 1000 [1000 2000] /made/for/it\n" {
 		t.Errorf("image's user and directory: %q", got)
 	}
-	if got := run(Config{Args: []string{"id"}, User: "0:extra", WorkingDir: "/tmp"}); got != "0 2000 [] /tmp\n" {
+	if got := run(Config{Args: []string{"id"}, User: "0:extra", WorkingDir: "/tmp"}); got != "0 2000 [2000] /tmp\n" {
 		t.Errorf("own user and directory: %q", got)
 	}
 	got := run(Config{Args: []string{"env"}, Env: []string{"FROM=me", "MORE=1"}, Hostname: "box"})
@@ -438,10 +438,10 @@ func TestExec(t *testing.T) {
 		}
 		return out.String(), status
 	}
-	if out, status := run(ExecConfig{Args: []string{"id"}}); out != "1000 1000 [2000] /tmp\n" || status.Code != 0 {
+	if out, status := run(ExecConfig{Args: []string{"id"}}); out != "1000 1000 [1000 2000] /tmp\n" || status.Code != 0 {
 		t.Errorf("%q, %v", out, status)
 	}
-	if out, _ := run(ExecConfig{Args: []string{"id"}, User: "0:0", WorkingDir: "/data"}); out != "0 0 [] /data\n" {
+	if out, _ := run(ExecConfig{Args: []string{"id"}, User: "0:0", WorkingDir: "/data"}); out != "0 0 [0] /data\n" {
 		t.Errorf("%q", out)
 	}
 	if out, _ := run(ExecConfig{Args: []string{"env"}, Env: []string{"A=2", "B=3"}}); !strings.Contains(out, "A=2\n") || !strings.Contains(out, "B=3\n") {

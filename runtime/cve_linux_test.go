@@ -175,9 +175,9 @@ func TestCVE_2022_36109(t *testing.T) {
 	root := newRootfs(t)
 	c := idle(t, r, func(s *specs.Spec) { s.Root.Path = root })
 	for user, want := range map[string][3]string{
-		"user": {"1000 1000 1000 1000", "1001 1001 1001 1001", "1002 1003"}, "1000": {"1000 1000 1000 1000", "1001 1001 1001 1001", "1002 1003"},
-		"user:extra": {"1000 1000 1000 1000", "1002 1002 1002 1002", ""}, "0:0": {"0 0 0 0", "0 0 0 0", ""},
-		"root": {"0 0 0 0", "0 0 0 0", "0"}, "5000": {"5000 5000 5000 5000", "0 0 0 0", ""}, "5000:6000": {"5000 5000 5000 5000", "6000 6000 6000 6000", ""},
+		"user": {"1000 1000 1000 1000", "1001 1001 1001 1001", "1001 1002 1003"}, "1000": {"1000 1000 1000 1000", "1001 1001 1001 1001", "1001 1002 1003"},
+		"user:extra": {"1000 1000 1000 1000", "1002 1002 1002 1002", "1002"}, "0:0": {"0 0 0 0", "0 0 0 0", "0"},
+		"root": {"0 0 0 0", "0 0 0 0", "0"}, "5000": {"5000 5000 5000 5000", "0 0 0 0", "0"}, "5000:6000": {"5000 5000 5000 5000", "6000 6000 6000 6000", "6000"},
 	} {
 		s := newSpec(t, root, "view")
 		o := ProcessOptions{User: user}
@@ -229,5 +229,43 @@ func TestClimbingLink(t *testing.T) {
 				t.Errorf("made inside: %v, %v", inside, err)
 			}
 		})
+	}
+}
+
+func init() {
+	programs["reads"] = func(args []string) int {
+		_, err := os.ReadFile(args[0])
+		fmt.Println(err == nil)
+		return 0
+	}
+}
+
+// The mechanism of CVE-2022-36109: what a group is kept from stays out of reach
+// of its members when a set-gid program gives them another group.
+func TestCVE_2022_36109_SetGID(t *testing.T) {
+	r := openTest(t)
+	root := newRootfs(t)
+	writeFile(t, root+"/kept-from-extra", "x", 0o604)
+	if err := os.Chown(root+"/kept-from-extra", 0, 1002); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyFile("/proc/self/exe", root+"/setgid", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chown(root+"/setgid", 0, 1003), os.Chmod(root+"/setgid", 0o755|os.ModeSetgid)); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		user, program string
+		reads         bool
+	}{
+		{"1000:1003", "/test", true}, {"1000:1003", "/setgid", true},
+		{"1000:1002", "/test", false}, {"1000:1002", "/setgid", false}, {"user", "/setgid", false},
+	} {
+		s := newSpec(t, root, "reads", "/kept-from-extra")
+		s.Process.Args[0] = test.program
+		if got := output(t, r, s, CreateOptions{ProcessOptions: ProcessOptions{User: test.user}}); got != fmt.Sprintln(test.reads) {
+			t.Errorf("%s as %s: %s", test.program, test.user, got)
+		}
 	}
 }

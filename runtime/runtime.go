@@ -79,9 +79,9 @@ type CreateOptions struct {
 type ProcessOptions struct {
 	// User, when set, is looked up in the container's /etc/passwd and
 	// /etc/group and replaces Process.User: a name or number, then optionally
-	// ":" and a group's name or number. Supplementary groups are those that
-	// /etc/group gives the user, or none if a group is named. HOME is set from
-	// passwd where the environment has none.
+	// ":" and a group's name or number. Supplementary groups are the process's
+	// own one and, unless a group is named, those that /etc/group gives the
+	// user. HOME is set from passwd where the environment has none.
 	User string
 
 	// Stdin is read until it ends and copied to the process. An *os.File is

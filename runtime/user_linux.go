@@ -58,13 +58,19 @@ func lookupCredential(root int, user string, p *specs.Process) (*credential, err
 		if err != nil {
 			return nil, err
 		}
-		c.gid, c.groups = gid, nil
-		return c, nil
+		c.gid = gid
+	} else if entry != nil {
+		if c.groups, err = groupsOf(root, entry[0]); err != nil {
+			return nil, err
+		}
 	}
-	if entry != nil {
-		c.groups, err = groupsOf(root, entry[0])
+	// The primary group is one of them, as after a login: a set-gid program
+	// would else take it away, and with it what the group is kept from
+	// (CVE-2022-36109).
+	if !slices.Contains(c.groups, c.gid) {
+		c.groups = append([]uint32{c.gid}, c.groups...)
 	}
-	return c, err
+	return c, nil
 }
 
 // resolveUser finds a name or a number. What looks like a number is one, even
@@ -156,7 +162,7 @@ func groupsOf(root int, user string) (groups []uint32, err error) {
 		if id, err := parseID(line[2]); err == nil && !slices.Contains(groups, uint32(id)) {
 			groups = append(groups, uint32(id))
 		}
-		return len(groups) < 65536 // NGROUPS_MAX
+		return len(groups) < 65535 // NGROUPS_MAX, and one for the primary group
 	})
 	return groups, err
 }

@@ -42,13 +42,13 @@ func TestLookupCredential(t *testing.T) {
 		"100:x:0:user", "empty:x:13:", "broken", "big:x:4294967296:user", ":x:14:",
 	}, "\n"))
 	for user, want := range map[string]string{
-		"root": "0:0 [10] /root", "user": "1000:1001 [10 11 0] /home/user", "1000": "1000:1001 [10 11 0] /home/user",
-		"0": "0:0 [10] /root", "3000": "3000:0 [] /", "homeless": "7:8 [] /", "crlf": "70:71 [] /crlf",
-		"user:a": "1000:10 [] /home/user", "user:100": "1000:100 [] /home/user", "user:4242": "1000:4242 [] /home/user",
-		"5:6": "5:6 [] /", "2147483647:2147483647": "2147483647:2147483647 [] /",
+		"root": "0:0 [0 10] /root", "user": "1000:1001 [1001 10 11 0] /home/user", "1000": "1000:1001 [1001 10 11 0] /home/user",
+		"0": "0:0 [0 10] /root", "3000": "3000:0 [0] /", "homeless": "7:8 [8] /", "crlf": "70:71 [71] /crlf",
+		"user:a": "1000:10 [10] /home/user", "user:100": "1000:100 [100] /home/user", "user:4242": "1000:4242 [4242] /home/user",
+		"5:6": "5:6 [6] /", "2147483647:2147483647": "2147483647:2147483647 [2147483647] /",
 		// CVE-2016-3697: a name made of digits does not count.
-		"2000": "2000:0 [] /", "2000:100": "2000:100 [] /",
-		":a": "0:10 [] /root",
+		"2000": "2000:0 [0] /", "2000:100": "2000:100 [100] /",
+		":a": "0:10 [10] /root",
 	} {
 		c, err := lookupCredential(fd, user, &specs.Process{})
 		if err != nil {
