@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"debug/elf"
 	"errors"
 	"io"
 	"log"
@@ -27,11 +28,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// example is the built example, a root for it, and a registry with an image of
-// the probe, which has no entrypoint and "/probe exit 7" as its command.
+// example is the built example, a root for it, and a registry.
 type example struct {
-	t                  *testing.T
-	program, root, ref string
+	t                       *testing.T
+	program, root, registry string
 }
 
 func newExample(t *testing.T) *example {
@@ -43,49 +43,67 @@ func newExample(t *testing.T) *example {
 		t.Skip("go is not installed")
 	}
 	work := t.TempDir()
-	x := &example{t: t, root: filepath.Join(work, "root"), program: build(t, ".", filepath.Join(work, "run"))}
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
-	x.ref = strings.TrimPrefix(server.URL, "http://") + "/probe:v1"
-	probe, err := os.ReadFile(build(t, "./testdata/probe", filepath.Join(work, "probe")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	return &example{t, build(t, ".", filepath.Join(work, "run")), filepath.Join(work, "root"), strings.TrimPrefix(server.URL, "http://")}
+}
+
+// push makes an image of one layer, without an entrypoint.
+func (x *example) push(repository string, command []string, files ...*tar.Header) (ref string) {
+	x.t.Helper()
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
-	for name, mode := range map[string]int64{"probe": 0o755, "text": 0o644} {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(probe))}); err != nil {
-			t.Fatal(err)
+	for _, h := range files {
+		var data []byte
+		var err error
+		if h.Typeflag == tar.TypeReg { // its link name says where the content comes from
+			if data, err = os.ReadFile(h.Linkname); err != nil {
+				x.t.Fatal(err)
+			}
+			h.Linkname, h.Size = "", int64(len(data))
 		}
-		if _, err := w.Write(probe); err != nil {
-			t.Fatal(err)
+		if err = w.WriteHeader(h); err == nil {
+			_, err = w.Write(data)
+		}
+		if err != nil {
+			x.t.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		x.t.Fatal(err)
 	}
 	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
 	if err != nil {
-		t.Fatal(err)
+		x.t.Fatal(err)
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
-		t.Fatal(err)
+		x.t.Fatal(err)
 	}
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Cmd = []string{"/probe", "exit", "7"}
+	config.Config.Cmd = command
 	if img, err = mutate.ConfigFile(img, config); err != nil {
-		t.Fatal(err)
+		x.t.Fatal(err)
 	}
-	tag, err := name.NewTag(x.ref)
+	ref = x.registry + "/" + repository + ":v1"
+	tag, err := name.NewTag(ref)
 	if err == nil {
 		err = remote.Write(tag, img)
 	}
 	if err != nil {
-		t.Fatal(err)
+		x.t.Fatal(err)
 	}
-	return x
+	return ref
+}
+
+// pushProbe pushes an image of the probe, with "/probe exit 7" as its command.
+func (x *example) pushProbe() (ref string) {
+	x.t.Helper()
+	probe := build(x.t, "./testdata/probe", filepath.Join(x.t.TempDir(), "probe"))
+	return x.push("probe", []string{"/probe", "exit", "7"},
+		&tar.Header{Typeflag: tar.TypeReg, Name: "probe", Mode: 0o755, Linkname: probe},
+		&tar.Header{Typeflag: tar.TypeReg, Name: "text", Mode: 0o644, Linkname: "testdata/probe/main.go"})
 }
 
 func (x *example) command(args ...string) *exec.Cmd {
@@ -107,6 +125,7 @@ func (x *example) run(stdin string, args ...string) (stdout, stderr string, code
 // TestRun has the flags and the exit statuses, as docker run has them.
 func TestRun(t *testing.T) {
 	x := newExample(t)
+	ref := x.pushProbe()
 	shared := t.TempDir()
 	for _, test := range []struct {
 		args, stdin  string
@@ -148,7 +167,7 @@ func TestRun(t *testing.T) {
 		{"IMAGE-none", "", 125, "", "404 Not Found"},
 		{"", "", 125, "", "Usage"},
 	} {
-		args := strings.Fields(strings.NewReplacer("IMAGE", x.ref, "SHARED", shared).Replace(test.args))
+		args := strings.Fields(strings.NewReplacer("IMAGE", ref, "SHARED", shared).Replace(test.args))
 		stdout, stderr, code := x.run(test.stdin, args...)
 		if code != test.code || stdout != test.stdout || !strings.Contains(stderr, test.says) || test.says == "" && stderr != "" {
 			t.Errorf("run %s: %d, %q, %q; want %d, %q, %q", test.args, code, stdout, stderr, test.code, test.stdout, test.says)
@@ -165,8 +184,9 @@ func TestRun(t *testing.T) {
 // TestSignals: what run gets goes to the program, whose name is taken meanwhile.
 func TestSignals(t *testing.T) {
 	x := newExample(t)
+	ref := x.pushProbe()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGWINCH} {
-		cmd := x.command("--name", "box", "--rm", x.ref, "/probe", "wait")
+		cmd := x.command("--name", "box", "--rm", ref, "/probe", "wait")
 		stdout, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -178,7 +198,7 @@ func TestSignals(t *testing.T) {
 			t.Errorf("%q, %v", line, err)
 		}
 		if sig == syscall.SIGTERM {
-			if _, stderr, code := x.run("", "--name", "box", x.ref); code != 125 || !strings.Contains(stderr, `name "box": taken`) {
+			if _, stderr, code := x.run("", "--name", "box", ref); code != 125 || !strings.Contains(stderr, `name "box": taken`) {
 				t.Errorf("a name that is taken: %d, %q", code, stderr)
 			}
 		}
@@ -188,6 +208,44 @@ func TestSignals(t *testing.T) {
 		cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != int(sig) {
 			t.Errorf("%v: exit status %d", sig, code)
+		}
+	}
+}
+
+// TestBusybox has Debian's busybox as an image of one layer.
+func TestBusybox(t *testing.T) {
+	path, err := exec.LookPath("busybox")
+	if err != nil {
+		t.Skip("busybox is not installed")
+	}
+	if f, err := elf.Open(path); err != nil {
+		t.Fatal(err)
+	} else if f.Close(); f.Section(".interp") != nil {
+		t.Skip("busybox is not static")
+	}
+	x := newExample(t)
+	files := []*tar.Header{{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755, Linkname: path}}
+	for _, name := range []string{"sh", "true", "false", "ls", "cat", "wc", "id", "mkdir", "seq", "kill", "sleep"} {
+		files = append(files, &tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox"})
+	}
+	ref := x.push("busybox", []string{"sh"}, files...)
+	for _, test := range []struct {
+		args          []string
+		stdin, stdout string
+		code          int
+	}{
+		{[]string{"-i", ref}, "echo from a shell; exit 3\n", "from a shell\n", 3},
+		{[]string{ref, "true"}, "", "", 0},
+		{[]string{ref, "false"}, "", "", 1},
+		{[]string{ref, "ls", "/"}, "", "bin\ndev\netc\nproc\nsys\n", 0},
+		{[]string{ref, "sh", "-c", "seq 100000 | wc -l"}, "", "100000\n", 0},
+		{[]string{ref, "sh", "-c", "mkdir -p /a/b && echo text >/a/b/c && cat /a/b/c; cat /nothing 2>/dev/null; exit $?"}, "", "text\n", 1},
+		{[]string{"-u", "7:8", ref, "id"}, "", "uid=7 gid=8 groups=8\n", 0},
+		{[]string{ref, "sh", "-c", "sleep 1000 & kill -9 $!; wait $!"}, "", "", 137},
+	} {
+		stdout, stderr, code := x.run(test.stdin, test.args...)
+		if code != test.code || stdout != test.stdout {
+			t.Errorf("%q: %d, %q, %q; want %d, %q", test.args, code, stdout, stderr, test.code, test.stdout)
 		}
 	}
 }
