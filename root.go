@@ -133,7 +133,7 @@ func (r *root) register() error {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	// For people who wonder; no program reads it, and a full disk must not keep
-	// from opening the root who wants to remove what fills it.
+	// anyone from opening the root to remove what fills it.
 	about, _ := json.Marshal(map[string]any{"pid": os.Getpid(), "program": os.Args[0], "opened": time.Now()})
 	_, _ = lock.Write(append(about, '\n'))
 	r.lock = lock

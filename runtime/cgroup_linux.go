@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"slices"
@@ -113,7 +114,15 @@ func (g *cgroups) makeNamed(path string) (*cgroup.Cgroup, error) {
 func (g *cgroups) note(what, path string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	_, err := g.lock.WriteString(what + path + "\n")
+	line := what + path + "\n"
+	n, err := g.lock.WriteString(line)
+	if err != nil && n > 0 { // a part of a line would spoil the next one
+		at, e := g.lock.Seek(int64(-n), io.SeekCurrent)
+		if e == nil {
+			e = g.lock.Truncate(at)
+		}
+		err = errors.Join(err, e)
+	}
 	return err
 }
 

@@ -209,8 +209,9 @@ func (r *Runtime) hostMountNS() (int, error) {
 //
 // Errors: errdefs.ErrInvalidArgument for a spec that makes no sense,
 // ErrNotImplemented for one that asks for what is not built, and on a kernel
-// that lacks what containers need, ErrPermissionDenied without root's privileges, a *StepError for a system call that failed. After
-// an error nothing is left.
+// that lacks what containers need, ErrPermissionDenied without root's
+// privileges, a *StepError for a system call that failed. After an error
+// nothing is left.
 func (r *Runtime) Create(ctx context.Context, spec *specs.Spec, o CreateOptions) (*Container, error) {
 	c, err := r.create(ctx, spec, &o, true)
 	return c, needsKernel(err)

@@ -26,7 +26,7 @@ import (
 	"github.com/inboard/engine"
 )
 
-// units of sizes, in bits.
+// units of sizes, as powers of two.
 var units = map[string]int{"": 0, "b": 0, "k": 10, "kb": 10, "m": 20, "mb": 20, "g": 30, "gb": 30}
 
 func main() {
