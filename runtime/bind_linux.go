@@ -147,9 +147,9 @@ func (b *builder) bind(m *specs.Mount, destination string) {
 	}
 }
 
-// maxDepth bounds the components of a mount's destination. Each takes two steps,
+// maxDepth bounds the components of a mount's destination. Each takes some steps,
 // which are left out together when it is there already, and a descriptor.
-const maxDepth = maxSkip/2 - 10
+const maxDepth = maxSkip/(lookupAttempts+1) - 4
 
 // attachInRoot moves a detached mount, in a slot, to where a user wants it. The
 // path is the image's: links are followed inside the root, as Docker does, and
@@ -165,16 +165,13 @@ func (b *builder) attachInRoot(what string, mount uintptr, destination string, i
 		b.invalid(errdefs.ErrInvalidArgument, "mount destination %s: more than %d levels deep", destination, maxDepth)
 		return
 	}
-	target, flags, kind := b.slot(), uint64(unix.O_PATH|unix.O_CLOEXEC), "file"
+	target, flags, kind := b.slot(), uint64(unix.O_PATH), "file"
 	if isDir {
 		flags, kind = flags|unix.O_DIRECTORY, "directory"
 	}
-	name, how := b.string(rel), b.words(flags, 0, resolve)
-	open := func() *step {
-		return b.add(what, unix.SYS_OPENAT2, root, name, how, unix.SizeofOpenHow).with(flagArg0).into(target)
-	}
-	open().orSkip(unix.ENOENT, 0)
-	first := len(b.steps) - 1
+	name, how := b.string(rel), b.openHow(flags, resolve)
+	first := len(b.steps)
+	b.lookup(what, root, name, how, target, flagArg0).missing()
 	dir, base, nested := cutLast(rel)
 	parent := root
 	if nested {
@@ -185,8 +182,9 @@ func (b *builder) attachInRoot(what string, mount uintptr, destination string, i
 	} else {
 		b.add(what, unix.SYS_MKNODAT, parent, b.string(base), unix.S_IFREG|0o644, 0).with(flagArg0).orSkip(anyErrno, 0)
 	}
-	open()
-	b.steps[first].thenSkip(len(b.steps) - 1 - first)
+	b.lookup(what, root, name, how, target, flagArg0).found(0)
+	behind := first + lookupAttempts
+	lookup{b.steps[first:behind]}.found(len(b.steps) - behind) // sliced anew: add may have moved the steps
 	empty := b.string("")
 	b.add(what+" (must be a "+kind+")", unix.SYS_MOVE_MOUNT, mount, empty, target, empty, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH).
 		with(flagArg0 | flagArg2)

@@ -310,9 +310,51 @@ func namespacedSysctl(name string, created uintptr) bool {
 // openSafe adds an openat2 relative to a slot and returns the slot of its result.
 func (b *builder) openSafe(what string, dir uintptr, name string, flags, resolve uint64) uintptr {
 	fd := b.slot()
-	how := b.words(flags|unix.O_CLOEXEC, 0, resolve) // struct open_how
-	b.add(what, unix.SYS_OPENAT2, dir, b.string(name), how, unix.SizeofOpenHow).into(fd).with(flagArg0)
+	b.lookup(what, dir, b.string(name), b.openHow(flags, resolve), fd, flagArg0).found(0)
 	return fd
+}
+
+// openHow is a struct open_how.
+func (b *builder) openHow(flags, resolve uint64) uintptr {
+	return b.words(flags|unix.O_CLOEXEC, 0, resolve)
+}
+
+// lookupAttempts is how often an openat2 is tried: while anything is mounted or
+// renamed on the machine, the kernel cannot tell where ".." leads, and with
+// RESOLVE_IN_ROOT or RESOLVE_BENEATH gives EAGAIN (openat2(2)). That takes a
+// moment of some instructions, so that one try more nearly always does.
+const lookupAttempts = 5
+
+// A lookup is an openat2 with its attempts. found is called once for each, before
+// the next step is added or on a new slice of the steps.
+type lookup struct {
+	steps []step
+}
+
+// lookup adds an openat2 whose result goes to a slot.
+func (b *builder) lookup(what string, dir, name, how, slot uintptr, flags uint64) lookup {
+	for i := range lookupAttempts {
+		s := b.add(what, unix.SYS_OPENAT2, dir, name, how, unix.SizeofOpenHow).into(slot).with(flags)
+		if i < lookupAttempts-1 {
+			s.or(unix.EAGAIN)
+		}
+	}
+	return lookup{b.steps[len(b.steps)-lookupAttempts:]}
+}
+
+// found leaves out what follows the attempts, n steps, after success.
+func (l lookup) found(n int) {
+	for i := range l.steps {
+		l.steps[i].thenSkip(len(l.steps) - 1 - i + n)
+	}
+}
+
+// missing goes on behind the attempts where there is nothing of the name.
+func (l lookup) missing() lookup {
+	for i := range l.steps {
+		l.steps[i].orSkip(unix.ENOENT, len(l.steps)-1-i)
+	}
+	return l
 }
 
 // below finds the made mount that an absolute path lies in, and the path

@@ -115,23 +115,22 @@ func (b *builder) workingDirectory(cwd string, create bool) {
 	}
 	what := "working directory " + cwd
 	fd := b.slot()
-	how := b.words(unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	how := b.openHow(unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	name := b.string(cwd)
-	open := func() *step {
-		return b.add(what, unix.SYS_OPENAT2, atCwd, name, how, unix.SizeofOpenHow).into(fd)
-	}
+	open := func() lookup { return b.lookup(what, atCwd, name, how, fd, 0) }
 	if create {
-		first := open().orSkip(unix.ENOENT, 0)
-		if n := strings.Count(cwd, "/"); n < maxSkip {
-			first.thenSkip(n + 1)
+		n := strings.Count(cwd, "/") + lookupAttempts // what makes it, and looks again
+		if n > maxSkip-lookupAttempts {
+			n = 0 // making what is there does nothing
 		}
+		open().missing().found(n)
 		for i := range len(cwd) + 1 {
 			if i > 0 && (i == len(cwd) || cwd[i] == '/') {
 				b.add(what, unix.SYS_MKDIRAT, atCwd, b.string(cwd[:i]), 0o755).orSkip(anyErrno, 0)
 			}
 		}
 	}
-	open()
+	open().found(0)
 	b.add(what, unix.SYS_FCHDIR, fd).with(flagArg0)
 	b.add(what, unix.SYS_CLOSE, fd).with(flagArg0)
 }

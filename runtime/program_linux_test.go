@@ -109,7 +109,7 @@ func TestProgramString(t *testing.T) {
 	text := b.String()
 	at := 0
 	for _, want := range []string{ // in this order
-		`mount("", "/", "", 0x44000, NULL)`, `$1 = openat2(-100, "/work/dir", {`, "after ENOENT go on; else skip 3", `mkdirat(-100, "/work", 0755)`, `mkdirat(-100, "/work/dir", 0755)`,
+		`mount("", "/", "", 0x44000, NULL)`, `$1 = openat2(-100, "/work/dir", {`, "after ENOENT skip 4; after EAGAIN go on; else skip 11", `mkdirat(-100, "/work", 0755)`, `mkdirat(-100, "/work/dir", 0755)`,
 		"fchdir($1)", "prlimit64(0, 7, {0xa, 0x14}, NULL)", "set RLIMIT_NOFILE to 10:20", "prctl(38, 1)", "umask(022)",
 		"drop CAP_DAC_READ_SEARCH", "prctl(8, 1)", "setgroups(1, @", "setresgid(1001, 1001, 1001)", "setresuid(1000, 1000, 1000)",
 		"capset({", "rt_sigprocmask(2, {0x0}, NULL, 8)", "$2 = gettid()", `$3 = execve("/bin/sh", ["sh", "-c", "true"], [`, "after any error go on", `execve("/usr/bin/sh", [`,
