@@ -49,18 +49,29 @@ type Config struct {
 	Stdin io.Reader
 	// Stdout and Stderr get what the process writes, as it writes it; the log
 	// gets it first. An *os.File is handed over as it is, and that stream is
-	// not logged. Nil: the log alone. A Writer that blocks stops the process
-	// in time, but loses nothing of the log; one that fails gets nothing more,
-	// and Wait returns its error. If both are the same comparable value, at
-	// most one goroutine at a time calls Write.
+	// not logged. Nil: the log alone. If both are the same comparable value,
+	// one goroutine at a time calls Write, in the order of writing as far as
+	// two pipes can tell it.
+	//
+	// A Writer that blocks holds up the process when it has written as much as
+	// a pipe holds, and in the end Wait, for WaitDelay; it holds up no other
+	// container, nor the other stream if that goes elsewhere, and the log gets
+	// everything. After the delay the Writer may still be at work, but is not
+	// called again. One that fails, writes less than it was given, panics (see
+	// PanicError) or ends its goroutine is not called again either. Wait tells
+	// of all this by its error.
 	Stdout, Stderr io.Writer
 	// WaitDelay bounds how long the end of the container's process waits for
-	// output that others hold open. Zero: no bound.
+	// output that others hold open, or that a Writer has not taken. Zero: no
+	// bound, but see RemoveOptions.Force.
 	WaitDelay time.Duration
-	// LogSize is how many bytes of output the log keeps at least before the
-	// oldest is dropped; it takes up to twice as many on the disk. Zero:
-	// 8 MiB. Negative: there is no log.
+	// LogSize is how many bytes the log takes on the disk at most, in LogFiles
+	// files. When the last one is full, the oldest is dropped, so that seven
+	// eighths of all files but one are kept at least. Zero: 8 MiB. Negative:
+	// there is no log. Each file has 4 KiB at least.
 	LogSize int64
+	// LogFiles is 1 to 100. Zero: 4.
+	LogFiles int
 
 	Resources Resources
 	// Rlimits are limits of each process (setrlimit(2)).
@@ -139,6 +150,9 @@ func (c *Config) check() error {
 		if err := checkVariable(v); err != nil {
 			return err
 		}
+	}
+	if err := checkLog(c.LogSize, c.LogFiles); err != nil {
+		return err
 	}
 	if err := checkMounts(c.Mounts); err != nil {
 		return err

@@ -52,12 +52,20 @@ type own struct {
 type run struct {
 	container *runtime.Container
 	output    output
+	forced    chan struct{} // closed by force: Writers of the caller's are not waited for long
+	force     func()
 
 	done   chan struct{} // closed when status and err are set
 	status Status
 	err    error // of streams, of the log and of the record
 
 	released chan struct{} // closed when nothing of the run is left
+}
+
+func newRun() *run {
+	r := &run{forced: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{})}
+	r.force = sync.OnceFunc(func() { close(r.forced) })
+	return r
 }
 
 // Create is Default's Create.
@@ -120,7 +128,9 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		return nil, errors.Join(err, e.unclaim(r))
 	}
 	if c.LogSize >= 0 {
-		o.log = newLogFile(e.root.logPath(e.root.engine, id), c.LogSize)
+		o.log = newLogFile(e.root.logDir(e.root.engine, id), c.LogSize, c.LogFiles, func() error {
+			return e.root.records().change(id, logChange{Log: true})
+		})
 	}
 	made := &Container{engine: e, id: id, owner: r.Owner, own: o}
 	e.mu.Lock()

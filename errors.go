@@ -71,6 +71,10 @@ func (e *Error) Unwrap() error { return e.Err }
 // container's program was not found (Code 127) or cannot be executed (126).
 type CommandError = runtime.CommandError
 
+// PanicError is inside of the error that Wait returns when a Reader or Writer
+// of the caller's has panicked. The panic ends no more than its use.
+type PanicError = runtime.PanicError
+
 // failed wraps err, unless it is nil or tells its operation already.
 func failed(op, id string, err error) error {
 	if err == nil {

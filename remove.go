@@ -10,7 +10,8 @@ import (
 
 // RemoveOptions are those of Container.Remove.
 type RemoveOptions struct {
-	// Force kills a container that is running.
+	// Force kills a container that is running. Writers that block (see
+	// Config.Stdout) hold this up for a second at most, or for WaitDelay.
 	Force bool
 }
 
@@ -52,6 +53,7 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 		if err := last.signal(ctx, syscall.SIGKILL); err != nil && !errors.Is(err, ErrFailedPrecondition) {
 			return err
 		}
+		last.force()
 	}
 	if last != nil {
 		select {
@@ -151,7 +153,7 @@ func (c *Container) removeForeign(ctx context.Context, o RemoveOptions) error {
 
 // removeFiles removes what a foreign container has in the root.
 func (e *Engine) removeFiles(owner, id, layer string) error {
-	err := removeLog(e.root.logPath(owner, id))
+	err := os.RemoveAll(e.root.logDir(owner, id))
 	if layer != "" {
 		err = errors.Join(err, removeTree(e.root.layerDir(owner, layer)))
 	}

@@ -22,7 +22,7 @@ import (
 //	ROOT/skeleton            lowest layer of every container
 //	ROOT/engines/E/lock      held as long as engine E lives
 //	ROOT/engines/E/layers/N  writable layers of its containers
-//	ROOT/engines/E/logs      their logs
+//	ROOT/engines/E/logs/ID/N their logs
 //	RUN/root                 whose run directory it is
 //	RUN/containers/ID        records
 //	RUN/names/NAME           claims of names

@@ -62,12 +62,19 @@ func (c *Container) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options, err := c.createOptions(ctx) // with a mount for rt to close
+	r := newRun()
+	defer func() {
+		if r.container == nil {
+			r.output.drop()
+		}
+	}()
+	if err := r.output.connect(&o.config, o.log, o.runs+1); err != nil {
+		return err
+	}
+	options, err := c.createOptions(ctx, r) // with a mount for rt to close
 	if err != nil {
 		return err
 	}
-	r := &run{done: make(chan struct{}), released: make(chan struct{})}
-	r.output.connect(&options.ProcessOptions, &o.config, o.log)
 	if !confined(spec) || !confinedProcess(spec.Process, &options.ProcessOptions) {
 		o.exposed.Store(true)
 	}
@@ -75,6 +82,7 @@ func (c *Container) start(ctx context.Context) error {
 	if r.container, err = rt.Start(ctx, spec, options); err != nil {
 		return err
 	}
+	r.output.begin()
 	c.readyNext()
 	return c.started(r, since, bootTime())
 }
@@ -94,7 +102,10 @@ func (c *Container) started(r *run, since, until int64) error {
 	if err != nil {
 		// It has been removed by another program, or cannot be written down:
 		// a container that nobody can find must not run.
-		return errors.Join(err, r.container.Delete(context.Background()))
+		err = errors.Join(err, r.container.Delete(context.Background()))
+		r.force()
+		_, _ = r.output.wait(0, r.forced)
+		return err
 	}
 	o.mu.Lock()
 	o.runs++
@@ -110,15 +121,19 @@ func (c *Container) finish(r *run) {
 	ctx := context.Background()
 	status, err := r.container.Wait(ctx)
 	r.status = status
+	finished := time.Now()
+	// Who sees the container's end in its record finds its log complete.
+	logged, lost := r.output.wait(c.own.config.WaitDelay, r.forced)
 	change := c.engine.root.records().change(c.id, exitChange{
 		State:    StateExited,
 		Status:   status,
-		Finished: time.Now(),
+		Finished: finished,
+		Logged:   logged,
 	})
 	if errors.Is(change, ErrNotFound) {
 		change = nil // another program has removed it
 	}
-	r.err = errors.Join(err, r.output.close(), change)
+	r.err = errors.Join(err, lost, change)
 	o := c.own
 	o.mu.Lock()
 	o.state = StateExited
@@ -189,7 +204,7 @@ func (r *run) signal(ctx context.Context, sig syscall.Signal) error {
 }
 
 // createOptions gathers what the runtime needs beside the spec.
-func (c *Container) createOptions(ctx context.Context) (runtime.CreateOptions, error) {
+func (c *Container) createOptions(ctx context.Context, r *run) (runtime.CreateOptions, error) {
 	o := c.own
 	rootfs, err := c.rootfs(ctx)
 	if err != nil {
@@ -200,9 +215,10 @@ func (c *Container) createOptions(ctx context.Context) (runtime.CreateOptions, e
 		Rootfs: rootfs,
 		Files:  notCovered(hostFiles(o.config.Network, o.process.Hostname), o.config.Mounts),
 		ProcessOptions: runtime.ProcessOptions{
-			User:      first(o.process.User, "0"),
-			Stdin:     o.config.Stdin,
-			WaitDelay: o.config.WaitDelay,
+			User:   first(o.process.User, "0"),
+			Stdin:  o.config.Stdin,
+			Stdout: r.output.stdout,
+			Stderr: r.output.stderr,
 		},
 	}, nil
 }

@@ -83,6 +83,11 @@ type record struct {
 	// for it.
 	Since int64 `json:"since,omitempty"`
 	Until int64 `json:"until,omitempty"`
+	// Log tells that there is a log; it is set before the first byte, for who
+	// waits for that. Logged is how many bytes of output there have been until
+	// the end of the last run.
+	Log    bool  `json:"log,omitempty"`
+	Logged int64 `json:"logged,omitempty"`
 }
 
 func (r *record) check(path, id string) error {
@@ -93,6 +98,8 @@ func (r *record) check(path, id string) error {
 		return fmt.Errorf("%s: damaged: not the record of container %s: %w", path, id, ErrDataLoss)
 	case r.State != StateCreated && r.State != StateRunning && r.State != StateExited:
 		return fmt.Errorf("%s: damaged: state %q: %w", path, r.State, ErrDataLoss)
+	case r.Logged < 0:
+		return fmt.Errorf("%s: damaged: %d bytes of output: %w", path, r.Logged, ErrDataLoss)
 	case r.Layer != "" && !isHex(r.Layer):
 		return fmt.Errorf("%s: damaged: layer %q: %w", path, r.Layer, ErrDataLoss)
 	}
@@ -115,6 +122,10 @@ type (
 		Status   Status    `json:"status"`
 		PID      int       `json:"pid"`
 		Finished time.Time `json:"finished"`
+		Logged   int64     `json:"logged,omitempty"`
+	}
+	logChange struct {
+		Log bool `json:"log"`
 	}
 )
 

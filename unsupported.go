@@ -5,9 +5,11 @@ package engine
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	goruntime "runtime"
 	"syscall"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -46,6 +48,25 @@ func (*Engine) waitForeign(context.Context, string, int) (Status, error) {
 }
 
 func (*Engine) killForeign(string, syscall.Signal) error { return supported() }
+
+type output struct{ stdout, stderr io.Writer }
+
+func (*output) connect(*Config, *logFile, int) error { return supported() }
+
+func (*output) begin() {}
+func (*output) drop()  {}
+
+func (*output) wait(time.Duration, <-chan struct{}) (int64, error) { return 0, supported() }
+
+type follower struct{}
+
+func newFollower(*Container, string) *follower { return new(follower) }
+
+func (*follower) look() (logState, error) { return logState{}, supported() }
+
+func (*follower) sleep(context.Context, time.Time) (bool, error) { return false, supported() }
+
+func (*follower) close() {}
 
 func linuxResources(Resources) (*specs.LinuxResources, error) { return nil, supported() }
 

@@ -25,7 +25,7 @@ func (e *Engine) waitForeign(ctx context.Context, id string, run int) (Status, e
 		if w.record == nil {
 			continue
 		}
-		if err := w.sleep(ctx); err != nil {
+		if _, err := w.sleep(ctx, nil); err != nil {
 			return Status{}, err
 		}
 	}
@@ -40,6 +40,9 @@ type foreignWait struct {
 	record, lock *os.File
 	watch        *watch
 	pause        time.Duration // until the next look without an event; 0: none
+
+	seen *record // what look saw
+	dead bool    // its owner has ended
 }
 
 // open opens and watches the container's record and its owner's lock.
@@ -73,6 +76,14 @@ func (w *foreignWait) open() (err error) {
 	return err
 }
 
+func openIfThere(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return f, err
+}
+
 func (w *foreignWait) close() {
 	if w.watch != nil {
 		watches.remove(w.watch)
@@ -90,13 +101,13 @@ func (w *foreignWait) close() {
 // lock, because an engine writes before it ends; and it is still there to be
 // read after its removal.
 func (w *foreignWait) look() (Status, bool, error) {
-	dead := w.lock == nil
-	if !dead {
+	w.dead = w.lock == nil
+	if !w.dead {
 		held, err := isLocked(w.lock)
 		if err != nil {
 			return Status{}, false, err
 		}
-		dead = !held
+		w.dead = !held
 	}
 	removed := false
 	if records := w.engine.root.records(); !records.current(w.record, w.id) {
@@ -113,6 +124,7 @@ func (w *foreignWait) look() (Status, bool, error) {
 	if err != nil {
 		return Status{}, false, err
 	}
+	w.seen = r
 	if w.run == 0 {
 		w.run = max(r.Runs, 1)
 	}
@@ -123,16 +135,17 @@ func (w *foreignWait) look() (Status, bool, error) {
 		return r.Status, true, nil // of the run before, until this one ends
 	case r.Runs > w.run:
 		return Status{}, true, nil
-	case (dead || removed) && r.State == StateRunning:
+	case (w.dead || removed) && r.State == StateRunning:
 		return Status{}, true, nil // nobody saw it end
-	case dead || removed:
+	case w.dead || removed:
 		return Status{}, false, fmt.Errorf("container is gone, and was not started: %w", ErrNotFound)
 	}
 	return Status{}, false, nil
 }
 
-// sleep waits for something to happen.
-func (w *foreignWait) sleep(ctx context.Context) error {
+// sleep waits for something to happen, or for another event; it tells whether
+// it was the other one.
+func (w *foreignWait) sleep(ctx context.Context, other <-chan struct{}) (bool, error) {
 	var timeout <-chan time.Time
 	if w.pause > 0 {
 		timer := time.NewTimer(w.pause)
@@ -148,8 +161,10 @@ func (w *foreignWait) sleep(ctx context.Context) error {
 		if w.pause *= 2; w.pause > 100*time.Millisecond {
 			w.pause = 0
 		}
+	case <-other:
+		return true, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
-	return nil
+	return false, nil
 }

@@ -40,6 +40,7 @@ var benchmarks = []benchmark{
 	{"mounts", "lines that 200 running containers add to the host's mount table", benchMounts},
 	{"unpack", "from an image's compressed layers to a runnable image, synced", benchUnpack},
 	{"unpack-dir", "the same, each layer as a directory", benchUnpackDir},
+	{"logging", "processor time for each MB of output that is logged; the limit is cat to a file", benchLogging},
 	{"weight", "size and modules of a program that pulls and runs", benchWeight},
 }
 

@@ -95,7 +95,9 @@ type ProcessOptions struct {
 	Stdout, Stderr io.Writer
 
 	// WaitDelay bounds the time that Wait waits, after the process has
-	// ended, for output that its descendants hold open. Zero: no bound.
+	// ended, for output that its descendants hold open, or that a Writer has
+	// not taken: that one may then still be at work, but is not called again,
+	// and Wait returns an error. Zero: no bound.
 	WaitDelay time.Duration
 }
 
@@ -194,6 +196,22 @@ type CommandError struct {
 
 func (e *CommandError) Error() string { return fmt.Sprintf("exec %q: %v", e.Path, e.Err) }
 func (e *CommandError) Unwrap() error { return e.Err }
+
+// PanicError tells that a Reader or Writer of the caller's has panicked. It is
+// inside of the error that Wait returns: a panic of one stream must not end the
+// program, and what others do in it.
+type PanicError struct {
+	Value any    // what was given to panic
+	Stack []byte // of the goroutine, as from debug.Stack
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Unwrap gives Value, if that is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
 
 // Create is Runtime.Create of Default.
 func Create(ctx context.Context, spec *specs.Spec, o CreateOptions) (*Container, error) {

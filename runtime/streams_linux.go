@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -17,10 +18,20 @@ type streams struct {
 	child  [3]int     // descriptors for the process
 	theirs []*os.File // the process's ends of pipes, closed once it has them
 	input  *os.File   // our end of its standard input, or nil
-	output []*os.File // our ends of its outputs
-	copies sync.WaitGroup
+	output []*outputCopy
 	mu     sync.Mutex
 	err    error // the first that a copy met
+}
+
+// outputCopy copies an output of the process's to a Writer of the caller's.
+type outputCopy struct {
+	writer io.Writer
+	ours   *os.File
+	done   chan struct{} // closed when the copy has ended
+
+	mu      sync.Mutex
+	cut     bool // writer is not called again
+	writing bool // writer is at work
 }
 
 // openStreams makes the pipes. null is a descriptor of the null device.
@@ -65,7 +76,7 @@ func (s *streams) reader(r io.Reader, null *os.File) (int, error) {
 	}
 	s.theirs, s.input = append(s.theirs, theirs), ours
 	go func() { // nobody waits for it: a Reader may never end
-		_, err := io.Copy(ours, r)
+		err := guard(func() error { _, err := io.Copy(ours, r); return err })
 		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
 			s.note("standard input", err)
 		}
@@ -85,15 +96,75 @@ func (s *streams) writer(w io.Writer, null *os.File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	s.theirs, s.output = append(s.theirs, theirs), append(s.output, ours)
-	s.copies.Go(func() {
-		_, err := io.Copy(w, ours)
-		if !errors.Is(err, os.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
-			s.note("output", err)
-		}
-		ours.Close() // a process that still writes gets SIGPIPE, as with os/exec
-	})
+	c := &outputCopy{writer: w, ours: ours, done: make(chan struct{})}
+	s.theirs, s.output = append(s.theirs, theirs), append(s.output, c)
+	go func() {
+		err := errGoexit
+		defer func() { // also when the Writer ends the goroutine
+			if !errors.Is(err, os.ErrClosed) && !errors.Is(err, errCut) {
+				s.note("output", err)
+			}
+			ours.Close() // a process that still writes gets SIGPIPE, as with os/exec
+			close(c.done)
+		}()
+		err = guard(c.copy)
+	}()
 	return int(theirs.Fd()), nil
+}
+
+var (
+	errCut    = errors.New("cut")
+	errGoexit = errors.New("the writer has ended the goroutine that called it")
+	errBusy   = fmt.Errorf("the writer has not returned when the delay had passed: %w", os.ErrDeadlineExceeded)
+)
+
+func (c *outputCopy) copy() error {
+	_, err := io.Copy(c, c.ours)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cut && errors.Is(err, os.ErrDeadlineExceeded) {
+		return errCut
+	}
+	return err
+}
+
+// Write calls the Writer, unless the copy has been cut.
+func (c *outputCopy) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	cut := c.cut
+	c.writing = !cut
+	c.mu.Unlock()
+	if cut {
+		return 0, errCut
+	}
+	defer func() {
+		c.mu.Lock()
+		c.writing = false
+		c.mu.Unlock()
+	}()
+	return c.writer.Write(p)
+}
+
+// stop ends the copy. It tells whether the Writer is at work, which may take
+// for ever; if it is not, it is not called again.
+func (c *outputCopy) stop() (busy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut = true
+	// The copy may own its file at any moment, so it is interrupted, and
+	// closes it.
+	c.ours.SetReadDeadline(time.Unix(1, 0))
+	return c.writing
+}
+
+// guard keeps a panic of the caller's Reader or Writer from ending the program.
+func guard(copy func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return copy()
 }
 
 // givenFile is the descriptor of a caller's file, in blocking mode as a program
@@ -133,15 +204,9 @@ func (s *streams) close() {
 	if s.input != nil {
 		s.input.Close()
 	}
-	s.cut()
-	s.copies.Wait()
-}
-
-// cut ends the copies of output. A copy may own its file at any moment, so it
-// is interrupted, and closes it.
-func (s *streams) cut() {
-	for _, f := range s.output {
-		f.SetReadDeadline(time.Unix(1, 0))
+	for _, c := range s.output {
+		c.stop() // there was nothing to write, so the Writer is not at work
+		<-c.done
 	}
 }
 
@@ -151,11 +216,29 @@ func (s *streams) wait(delay time.Duration) error {
 	if s.input != nil {
 		s.input.Close()
 	}
+	var over <-chan time.Time
 	if delay > 0 && len(s.output) > 0 {
-		timer := time.AfterFunc(delay, s.cut)
+		timer := time.NewTimer(delay)
 		defer timer.Stop()
+		over = timer.C
 	}
-	s.copies.Wait()
+	late := false
+	for _, c := range s.output {
+		if !late {
+			select {
+			case <-c.done:
+				continue
+			case <-over:
+				late = true
+			}
+		}
+		if c.stop() {
+			s.note("output", errBusy)
+			c.ours.Close()
+			continue
+		}
+		<-c.done
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
