@@ -151,7 +151,7 @@ func (c *Config) check() error {
 			return err
 		}
 	}
-	if err := checkLog(c.LogSize, c.LogFiles); err != nil {
+	if err := checkLogSize(c.LogSize, c.LogFiles); err != nil {
 		return err
 	}
 	if err := checkMounts(c.Mounts); err != nil {

@@ -119,16 +119,13 @@ func TestLifecycle(t *testing.T) {
 // awaitLog waits until the log has a line.
 func awaitLog(t testing.TB, c *Container, line string) {
 	t.Helper()
-	for range 5000 {
-		for entry, err := range c.Logs(t.Context(), LogsOptions{}) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(entry.Data) == line {
-				return
-			}
+	for entry, err := range c.Logs(t.Context(), LogsOptions{Follow: true}) {
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
+		if string(entry.Data) == line {
+			return
+		}
 	}
 	t.Fatalf("the log has no %q", line)
 }

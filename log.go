@@ -154,8 +154,8 @@ func newLogFile(dir string, size int64, files int, begun func() error) *logFile 
 	return &logFile{dir: dir, limit: size / int64(files), keep: files, begun: begun, number: 1, oldest: 1}
 }
 
-// checkLog refuses a size and number of files of which no log can be made.
-func checkLog(size int64, files int) error {
+// checkLogSize refuses a size and number of files of which no log can be made.
+func checkLogSize(size int64, files int) error {
 	if files < 0 || files > maxLogFiles {
 		return fmt.Errorf("log of %d files: not 1 to %d: %w", files, maxLogFiles, ErrInvalidArgument)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -130,6 +131,25 @@ func program(args []string) int {
 		for i := range n {
 			fmt.Printf("line %d\n", i)
 		}
+	case "logerr":
+		n, _ := strconv.Atoi(args[1])
+		for i := range n {
+			fmt.Fprintf(os.Stderr, "line %d\n", i)
+		}
+	case "bytes": // as many on both streams
+		n, _ := strconv.Atoi(args[1])
+		data := testBytes(n)
+		os.Stdout.Write(data)
+		for i := range data {
+			data[i] ^= 0xff
+		}
+		os.Stderr.Write(data)
+	case "count": // lines on both streams
+		n, _ := strconv.Atoi(args[1])
+		for i := range n {
+			fmt.Printf("stdout %d\n", i)
+			fmt.Fprintf(os.Stderr, "stderr %d\n", i)
+		}
 	case "pause":
 		time.Sleep(time.Hour)
 	case "append": // and print what there is then
@@ -183,4 +203,11 @@ func program(args []string) int {
 		return fail(fmt.Errorf("what is %q", args))
 	}
 	return 0
+}
+
+// testBytes are n bytes of all values.
+func testBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
 }

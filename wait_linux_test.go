@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,8 +27,8 @@ func init() {
 	}
 }
 
-// helperStates owns a container that is a record alone, and changes its state
-// as its standard input says.
+// helperStates owns a container that is a record and a log alone, and changes
+// both as its standard input says: ROOT LOGSIZE LOGFILES.
 func helperStates(args []string) error {
 	e, err := Open(WithRoot(args[0]))
 	if err != nil {
@@ -38,20 +39,29 @@ func helperStates(args []string) error {
 	if err := createRecord(d, testRecord(e.root.engine, id)); err != nil {
 		return err
 	}
+	size, _ := strconv.ParseInt(args[1], 10, 64)
+	files, _ := strconv.Atoi(args[2])
+	l := newLogFile(e.root.logDir(e.root.engine, id), size, files, func() error { return d.change(id, logChange{Log: true}) })
+	var output numbered
 	fmt.Println(id)
 	runs := 0
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); fmt.Println("done") {
-		switch in.Text() {
+		what, arg, _ := strings.Cut(in.Text(), " ")
+		switch what {
+		case "log":
+			n, _ := strconv.Atoi(arg)
+			output.log(l, runs, n)
 		case "start":
 			runs++
 			err = d.change(id, startChange{State: StateRunning, PID: os.Getpid(), Runs: runs})
 		case "exit":
-			err = d.change(id, exitChange{State: StateExited, Status: Status{Code: runs, Known: true}})
+			position, logErr := l.close()
+			err = errors.Join(logErr, d.change(id, exitChange{State: StateExited, Status: Status{Code: runs, Known: true}, Logged: position}))
 		case "long":
 			err = errors.Join(d.change(id, map[string]string{"image_name": strings.Repeat("x", longRecord)}),
 				d.change(id, map[string]string{"image_name": "x"}))
 		case "remove":
-			err = os.Remove(d.path(id))
+			err = errors.Join(os.Remove(d.path(id)), l.remove())
 		case "close":
 			err = e.Close()
 		}
@@ -68,12 +78,20 @@ type stateOwner struct {
 	cmd *exec.Cmd
 	id  string
 	say func(string)
-	die func()
+	// tell says it without waiting for the answer.
+	tell func(string)
+	die  func()
 }
 
 func newStateOwner(t *testing.T, root string) *stateOwner {
 	t.Helper()
-	o := &stateOwner{t: t, cmd: helperCommand(t, "states", root)}
+	return newLogOwner(t, root, 0, 0)
+}
+
+// newLogOwner is one whose log has that size and number of files.
+func newLogOwner(t *testing.T, root string, size int64, files int) *stateOwner {
+	t.Helper()
+	o := &stateOwner{t: t, cmd: helperCommand(t, "states", root, fmt.Sprint(size), fmt.Sprint(files))}
 	stdin, err := o.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -93,9 +111,10 @@ func newStateOwner(t *testing.T, root string) *stateOwner {
 	out := bufio.NewScanner(stdout)
 	out.Scan()
 	o.id = out.Text()
+	o.tell = func(what string) { fmt.Fprintln(stdin, what) }
 	o.say = func(what string) {
 		t.Helper()
-		fmt.Fprintln(stdin, what)
+		o.tell(what)
 		if !out.Scan() {
 			t.Fatalf("%s failed", what)
 		}

@@ -40,10 +40,12 @@ func benchLogging(ctx context.Context, b *bench) (_ []Result, err error) {
 	file := filepath.Join(dir, "cat")
 	ours := &subject{name: "ours", every: 1, measure: func(ctx context.Context) (time.Duration, error) { return o.logged(ctx, size) }}
 	limit := &subject{
-		name:    "limit",
-		every:   1,
-		measure: func(ctx context.Context) (time.Duration, error) { return catTo(ctx, filepath.Join(b.small.rootfs, "bin/busybox"), file, size) },
-		after:   func(context.Context) error { return os.Remove(file) },
+		name:  "limit",
+		every: 1,
+		measure: func(ctx context.Context) (time.Duration, error) {
+			return catTo(ctx, filepath.Join(b.small.rootfs, "bin/busybox"), file, size)
+		},
+		after: func(context.Context) error { return os.Remove(file) },
 	}
 	if err := interleave(ctx, b.rounds(20), true, limit, ours); err != nil {
 		return nil, err
