@@ -131,7 +131,7 @@ func (k *copier) next() (buf *[]byte, n int, done bool) {
 			if k.log != nil {
 				k.log.add(k.run, s, (*buf)[:headerSize+n])
 			}
-			if n == maxChunk {
+			if n >= usualPipe {
 				k.widen(s)
 			}
 			k.owed = k.writer != nil && k.err == nil
@@ -146,11 +146,14 @@ func (k *copier) next() (buf *[]byte, n int, done bool) {
 	return nil, 0, k.cut || k.pipes == [2]int{-1, -1}
 }
 
-// busyPipe is how much a pipe holds that was once found full: waking up for each
-// chunk of a process that writes without a pause takes a third of the time. It
-// is what the kernel allows anyone (fs.pipe-max-size), until a user has many
-// such pipes; then they stay as they are.
-const busyPipe = 1 << 20
+// A pipe that was once found full, usualPipe, is made to hold busyPipe: waking up
+// is what a process costs that writes without a pause. The kernel allows that
+// to anyone (fs.pipe-max-size in proc(5)), until a user has many such pipes;
+// then they stay as they are.
+const (
+	usualPipe = 64 << 10
+	busyPipe  = 256 << 10
+)
 
 func (k *copier) widen(s Stream) {
 	if !k.wide[s-Stdout] {
