@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 type blocking struct {
 	called  chan struct{}
 	unblock chan struct{}
-	calls   int
+	calls   atomic.Int32
 }
 
 func newBlocking(t *testing.T) *blocking {
@@ -39,7 +40,7 @@ func newBlocking(t *testing.T) *blocking {
 }
 
 func (w *blocking) Write(p []byte) (int, error) {
-	if w.calls++; w.calls == 1 {
+	if w.calls.Add(1) == 1 {
 		close(w.called)
 	}
 	<-w.unblock
@@ -149,8 +150,8 @@ func TestWriterBlocks(t *testing.T) {
 		if n != lines {
 			t.Errorf("the log has %d lines, want %d", n, lines)
 		}
-		if w.calls != 1 {
-			t.Errorf("%d calls", w.calls)
+		if n := w.calls.Load(); n != 1 {
+			t.Errorf("%d calls", n)
 		}
 		if err := made.Remove(t.Context(), RemoveOptions{}); err != nil {
 			t.Error(err)
@@ -286,7 +287,7 @@ func TestExecStreamsFail(t *testing.T) {
 		return p.Wait(t.Context())
 	}
 	w := newBlocking(t)
-	if status, err := wait(ExecConfig{Args: []string{"both"}, Stdout: w, WaitDelay: 50 * time.Millisecond}); status.Code != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || w.calls != 1 {
+	if status, err := wait(ExecConfig{Args: []string{"both"}, Stdout: w, WaitDelay: 50 * time.Millisecond}); status.Code != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || w.calls.Load() != 1 {
 		t.Errorf("blocked: %v, %v", status, err)
 	}
 	timeout := writerFunc(func([]byte) (int, error) { return 0, os.ErrDeadlineExceeded })
@@ -319,16 +320,17 @@ func TestLogReaderNeverReads(t *testing.T) {
 	c := create(t, e, img, Config{Args: []string{"count", strconv.Itoa(lines)}, LogSize: 64 << 10})
 	stopped, goOn := make(chan struct{}), make(chan struct{})
 	var got, missing int64
+	stop := sync.OnceFunc(func() {
+		close(stopped)
+		<-goOn
+	})
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		for e, err := range c.Logs(t.Context(), LogsOptions{Follow: true}) {
 			if err != nil {
 				t.Error(err)
 			}
-			if got == 0 {
-				close(stopped)
-				<-goOn
-			}
+			stop()
 			got += int64(len(e.Data))
 			missing += e.Missing
 		}
