@@ -265,9 +265,10 @@ func TestScribbledProgram(t *testing.T) {
 			t.Error(lines)
 		}
 		t.Logf("%s, %d of %d execs failed", lines, failed, few(60))
+		c.Delete(background) // which waits for all that entered it
 		k := c.process.keeper
 		k.mu.Lock()
-		if len(k.strays) != 0 || k.forks != 0 || len(k.children) > 3 {
+		if len(k.strays) != 0 || k.forks != 0 || len(k.children) != 2 {
 			t.Errorf("the keeper's books: %d strays, %d forks, %d children", len(k.strays), k.forks, len(k.children))
 		}
 		k.mu.Unlock()
