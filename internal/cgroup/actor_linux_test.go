@@ -56,6 +56,12 @@ func start(t *testing.T, c *Cgroup, role string, args ...string) *actor {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return run(t, c, cmd)
+}
+
+// run starts what command has prepared.
+func run(t *testing.T, c *Cgroup, cmd *exec.Cmd) *actor {
+	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -107,8 +113,19 @@ func play(role string) {
 	case "sleep":
 		fmt.Println("ready")
 		io.Copy(io.Discard, os.Stdin)
+	case "echo":
+		fmt.Println("ready")
+		io.Copy(os.Stdout, os.Stdin)
 	case "eat":
 		eat(args[0])
+	case "hold": // memory, until the input ends
+		eat(args[0])
+		io.Copy(io.Discard, os.Stdin)
+	case "cache":
+		fmt.Println(fillCache(args[0], args[1]))
+		io.Copy(io.Discard, os.Stdin)
+	case "direct":
+		fmt.Println(writeDirect(args[0]))
 	case "spin":
 		fmt.Println("ready")
 		for n := uint64(0); ; n++ {
@@ -157,6 +174,40 @@ func eat(megabytes string) {
 		b[i] = 1
 	}
 	fmt.Println("ate", err)
+}
+
+// fillCache leaves megabytes of a file in the page cache, not dirty.
+func fillCache(dir, megabytes string) error {
+	n, _ := strconv.Atoi(megabytes)
+	f, err := os.Create(filepath.Join(dir, "cached"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for range n {
+		if _, err := f.Write(make([]byte, mb)); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// writeDirect writes a megabyte past the page cache and reads it back.
+func writeDirect(dir string) error {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_DIRECT, 0o600)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	b, err := unix.Mmap(-1, 0, mb, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Pwrite(fd, b, 0); err != nil {
+		return err
+	}
+	_, err = unix.Pread(fd, b, 0)
+	return err
 }
 
 // try opens a device, or makes the node of one: "mknod c 1 5".

@@ -28,6 +28,7 @@ type Cgroup struct {
 	set     sync.Mutex // held by Set as a whole; guards what follows
 	devices rules      // what was set last, on v1
 	given   []ruleKey  // as it was given
+	undo    *[]undo    // of an Update that is at work
 }
 
 // Open returns the Cgroup at path as it stands, in whatever hierarchies have

@@ -27,13 +27,21 @@ func await(ctx context.Context, f *os.File, done func(fd int) bool) error {
 }
 
 // awaitEmpty returns when no live process is left in a v2 cgroup, or below it,
-// or when it is gone. The kernel signals each change of cgroup.events to those
-// who poll it (at most one in 10 ms: CGROUP_FILE_NOTIFY_MIN_INTV).
+// or when it is gone.
 func awaitEmpty(ctx context.Context, parent int, name string) error {
-	fd, err := openAt(parent, name+"/cgroup.events", unix.O_RDONLY|unix.O_NONBLOCK)
+	err := awaitEvent(ctx, parent, name, "populated", 0)
 	if gone(err) {
 		return nil
 	}
+	return err
+}
+
+// awaitEvent returns when a field of a v2 cgroup's cgroup.events has a value;
+// when the cgroup is gone, with an error that says so. The kernel signals each
+// change of the file to those who poll it (at most one in 10 ms:
+// CGROUP_FILE_NOTIFY_MIN_INTV).
+func awaitEvent(ctx context.Context, parent int, name, key string, want uint64) error {
+	fd, err := openAt(parent, name+"/cgroup.events", unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
@@ -44,16 +52,15 @@ func awaitEmpty(ctx context.Context, parent int, name string) error {
 	err = await(ctx, f, func(fd int) bool {
 		n, err := unix.Pread(fd, buf, 0)
 		if err != nil {
-			if !gone(err) {
-				failed = err
-			}
+			failed = err
 			return err != unix.EINTR
 		}
-		populated, ok := field(string(buf[:n]), "populated")
+		failed = nil
+		value, ok := field(string(buf[:n]), key)
 		if !ok {
-			failed = fmt.Errorf("cgroup.events has no field populated")
+			failed = fmt.Errorf("cgroup.events has no field %s", key)
 		}
-		return !ok || populated == 0
+		return !ok || value == want
 	})
 	if err == nil {
 		err = failed

@@ -129,6 +129,16 @@ func (h *Host) Controllers() []string {
 	return list
 }
 
+// hierarchyOf returns the index of the hierarchy that has a controller;
+// "cgroup" is v2's core.
+func (h *Host) hierarchyOf(controller string) (int, bool) {
+	if i, ok := h.where[controller]; ok {
+		return i, true
+	}
+	i := slices.IndexFunc(h.hierarchies, func(y *hierarchy) bool { return y.v2 && controller == "cgroup" })
+	return i, i >= 0
+}
+
 // version returns 1 or 2, the kind of the hierarchy that has a controller, or
 // 0 where none has it.
 func (h *Host) version(controller string) int {

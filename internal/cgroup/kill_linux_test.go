@@ -46,40 +46,7 @@ func TestKill(t *testing.T) {
 func TestKillForkStorm(t *testing.T) {
 	withHosts(t, func(t *testing.T, h *Host) {
 		c := newCgroup(t, h, "n")
-		if h.version("pids") != 0 {
-			set(t, c, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr[int64](400)}})
-		}
-		join, err := c.Join()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir, err := c.Dir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		kind := "nodir"
-		files := slices.Clone(join)
-		if dir != nil {
-			kind, files = "dir", append(files, dir)
-		}
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Args = []string{"storm", strconv.Itoa(len(join)), kind}
-		cmd.Env = []string{roleEnv + "=storm"}
-		cmd.ExtraFiles = files
-		cmd.Stderr = os.Stderr
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		in, _ := cmd.StdinPipe()
-		out, _ := cmd.StdoutPipe()
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		defer cmd.Wait()
-		defer in.Close()
-		if s, err := bufio.NewReader(out).ReadString('\n'); s != "ready\n" {
-			t.Fatal(s, err)
-		}
+		startStorm(t, c, true)
 		if pids, err := c.Pids(); err != nil || len(pids) == 0 {
 			t.Fatalf("no storm: %v, %v", pids, err)
 		}
@@ -89,6 +56,44 @@ func TestKillForkStorm(t *testing.T) {
 		}
 		remove(t, c)
 	})
+}
+
+// startStorm starts a storm in c; in its v2 cgroup too if unified says so.
+func startStorm(t *testing.T, c *Cgroup, unified bool) {
+	t.Helper()
+	if c.parent.host.version("pids") != 0 {
+		set(t, c, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr[int64](400)}})
+	}
+	join, err := c.Join()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := c.Dir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind := "nodir"
+	files := slices.Clone(join)
+	if dir != nil && unified {
+		kind, files = "dir", append(files, dir)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{"storm", strconv.Itoa(len(join)), kind}
+	cmd.Env = []string{roleEnv + "=storm"}
+	cmd.ExtraFiles = files
+	cmd.Stderr = os.Stderr
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	if s, err := bufio.NewReader(out).ReadString('\n'); s != "ready\n" {
+		t.Fatal(s, err)
+	}
 }
 
 func TestKillNotOneself(t *testing.T) {

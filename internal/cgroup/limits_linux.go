@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -108,6 +109,11 @@ func (c *Cgroup) Set(r *specs.LinuxResources) error {
 	}
 	c.set.Lock()
 	defer c.set.Unlock()
+	return c.setAll(r)
+}
+
+// setAll is Set; c.set is held.
+func (c *Cgroup) setAll(r *specs.LinuxResources) error {
 	if err := c.use(); err != nil {
 		return err
 	}
@@ -183,9 +189,16 @@ func (c *Cgroup) write(w write) error {
 		}
 		value = w.merge(now)
 	}
+	var before undo
+	if c.undo != nil {
+		before = undo{dir, name, oldValue(dir, name, value)}
+	}
 	err = writeAt(dir, name, value)
 	switch {
 	case err == nil:
+		if c.undo != nil {
+			*c.undo = append(*c.undo, before)
+		}
 		return nil
 	case err != unix.ENOENT:
 		return w.failed(err)
@@ -202,16 +215,19 @@ func (w write) failed(err error) error {
 	if err == unix.ENOENT {
 		return kindf(errdefs.ErrNotImplemented, "%s: there is no file %s: %w", w.request, w.file, err)
 	}
-	return fmt.Errorf("%s: write %q to %s: %w", w.request, w.value, w.file, classify(err))
+	hint := ""
+	switch {
+	case err == unix.EBUSY && w.controller == "memory":
+		hint = " (more is in use)"
+	case err == unix.EINVAL && strings.HasPrefix(w.file, "cpu.rt_"):
+		hint = " (the cgroups above have no realtime time to give)"
+	}
+	return fmt.Errorf("%s: write %q to %s: %w%s", w.request, w.value, w.file, classify(err), hint)
 }
 
 // enter makes sure that c has the controller of w and returns its hierarchy.
 func (c *Cgroup) enter(w write) (int, error) {
-	i, ok := c.parent.host.where[w.controller]
-	if !ok && w.controller == "cgroup" { // files of v2's core
-		i = slices.IndexFunc(c.parent.host.hierarchies, func(y *hierarchy) bool { return y.v2 })
-		ok = i >= 0
-	}
+	i, ok := c.parent.host.hierarchyOf(w.controller)
 	if !ok {
 		return 0, kindf(errdefs.ErrNotImplemented, "%s: no controller %s", w.request, w.controller)
 	}
