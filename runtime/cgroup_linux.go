@@ -33,6 +33,7 @@ type cgroups struct {
 	next   int
 	rules  []specs.LinuxDeviceCgroup // of the last container: spares get them
 	spare  []*cgroup.Cgroup
+	below  map[string]*cgroupParent // by CgroupParent
 	making bool
 	closed bool
 	work   sync.WaitGroup // goroutines that make and remove
@@ -49,13 +50,14 @@ func openCgroups(path string, lock *os.File) (*cgroups, error) {
 	if _, err := lock.WriteString(path + "\n"); err != nil {
 		return nil, err
 	}
-	return &cgroups{host: host, path: path, lock: lock}, nil
+	return &cgroups{host: host, path: path, lock: lock, below: map[string]*cgroupParent{}}, nil
 }
 
 // take returns a cgroup for a container with the limits and rules of r: at
-// path, or if that is empty one of our own naming.
-func (g *cgroups) take(path string, r *specs.LinuxResources) (*cgroup.Cgroup, error) {
-	c, err := g.get(path, r)
+// path, or if that is empty one of our own naming, below the parent if one is
+// given.
+func (g *cgroups) take(path, parent string, r *specs.LinuxResources) (*cgroup.Cgroup, error) {
+	c, err := g.get(path, parent, r)
 	if err != nil {
 		return nil, needsRoot(err)
 	}
@@ -71,7 +73,7 @@ func (g *cgroups) take(path string, r *specs.LinuxResources) (*cgroup.Cgroup, er
 	return c, nil
 }
 
-func (g *cgroups) get(path string, r *specs.LinuxResources) (*cgroup.Cgroup, error) {
+func (g *cgroups) get(path, parent string, r *specs.LinuxResources) (*cgroup.Cgroup, error) {
 	if path != "" {
 		if strings.Contains(path, ":") {
 			return nil, fmt.Errorf("cgroup path %q: systemd's form is not supported: %w", path, errdefs.ErrNotImplemented)
@@ -82,6 +84,9 @@ func (g *cgroups) get(path string, r *specs.LinuxResources) (*cgroup.Cgroup, err
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, errClosed
+	}
+	if parent != "" {
+		return g.makeBelow(parent)
 	}
 	if r != nil {
 		g.rules = slices.Clone(r.Devices) // the caller may change his spec
@@ -114,6 +119,10 @@ func (g *cgroups) makeNamed(path string) (*cgroup.Cgroup, error) {
 func (g *cgroups) note(what, path string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.noteLocked(what, path)
+}
+
+func (g *cgroups) noteLocked(what, path string) error {
 	line := what + path + "\n"
 	n, err := g.lock.WriteString(line)
 	if err != nil && n > 0 { // a part of a line would spoil the next one
@@ -180,9 +189,7 @@ func (g *cgroups) remove(c *cgroup.Cgroup) {
 			c.Kill(context.Background())
 			c.Remove(context.Background())
 		}
-		if path.Dir(c.Path()) != g.path {
-			g.note("-", c.Path())
-		}
+		g.removed(c)
 	}
 	g.mu.Lock()
 	closed := g.closed
@@ -205,10 +212,11 @@ func (g *cgroups) close() error {
 		c.Close()
 	}
 	g.spare = nil
+	err := g.closeBelow()
 	if g.parent == nil {
-		return nil
+		return err
 	}
-	return errors.Join(g.parent.Close(), g.host.RemoveAll(context.Background(), g.path), g.host.Prune(path.Dir(g.path)))
+	return errors.Join(err, g.parent.Close(), g.host.RemoveAll(context.Background(), g.path), g.host.Prune(path.Dir(g.path)))
 }
 
 // cgroupTree is Cgroup.Tree; a test replaces it, to compare with bindCgroups.

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,7 +33,8 @@ type Container struct {
 	unified bool    // they are in the v2 cgroup
 	standby standby // for the next exec
 
-	pidsLimited bool
+	pidsLimited atomic.Bool
+	pause       pause
 
 	mu      sync.Mutex
 	waiting *creation      // between Create and Start
@@ -67,9 +69,14 @@ func (c *Container) Wait(ctx context.Context) (Status, error) { return c.process
 
 // Signal sends a signal to the first process. If it has ended, the error is
 // errdefs.ErrNotFound. The first process of a pid namespace ignores signals
-// that it has no handler for, except SIGKILL and SIGSTOP.
+// that it has no handler for, except SIGKILL and SIGSTOP. Of a paused container
+// SIGKILL alone takes effect at once.
 func (c *Container) Signal(ctx context.Context, sig syscall.Signal) error {
-	return c.process.Signal(ctx, sig)
+	err := c.process.Signal(ctx, sig)
+	if err == nil && sig == unix.SIGKILL {
+		c.letDie()
+	}
+	return err
 }
 
 func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions, wait bool) (_ *Container, err error) {
@@ -87,10 +94,11 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 		return nil, err
 	}
 	c := &Container{rt: r, id: o.ID, gone: make(chan struct{})}
+	c.pause.turn = make(chan struct{}, 1)
 	if c.id == "" {
 		c.id = newID()
 	}
-	if c.cgroup, err = r.cgroups.take(spec.Linux.CgroupsPath, spec.Linux.Resources); err != nil {
+	if c.cgroup, err = r.cgroups.take(spec.Linux.CgroupsPath, o.CgroupParent, spec.Linux.Resources); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -171,7 +179,7 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		return err
 	}
 	c.unified = c.rt.usesUnified(l.spec.Linux.Resources)
-	c.pidsLimited = l.spec.Linux.Resources != nil && l.spec.Linux.Resources.Pids != nil
+	c.pidsLimited.Store(l.spec.Linux.Resources != nil && l.spec.Linux.Resources.Pids != nil)
 	b := newBuilder(c.rt, l.spec, c.cgroup)
 	b.unified = c.unified
 	run := &creation{program: b.program, link: ours}
@@ -382,7 +390,7 @@ func (c *Container) Delete(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	c.process.kill()
+	c.kill()
 	c.standby.drop(true)
 	if run != nil {
 		run.close()
@@ -402,12 +410,15 @@ const entryIdle = time.Second
 
 // entering keeps the files of the cgroup open, which are shared, until the
 // returned function is called. It fails for a container that is being deleted,
-// which closes them.
+// which closes them, and for a paused one, where it would hang.
 func (c *Container) entering() (done func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.deleted {
+	switch {
+	case c.deleted:
 		return nil, errNotRunning
+	case c.pause.on:
+		return nil, errPaused
 	}
 	c.entries++
 	c.entered.Add(1)
@@ -416,6 +427,10 @@ func (c *Container) entering() (done func(), err error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.entries--
+		if c.entries == 0 && c.pause.quiet != nil {
+			close(c.pause.quiet)
+			c.pause.quiet = nil
+		}
 		if c.deleted {
 			return
 		}

@@ -21,8 +21,8 @@ import (
 // namespace, where they could see it, has no descriptor but 0 to 2, final
 // credentials and the filter, and nothing of the caller in its memory.
 //
-// Errors: errdefs.ErrFailedPrecondition for a container that does not run, a
-// *CommandError for a command that is not found or not executable, and those of
+// Errors: errdefs.ErrFailedPrecondition for a container that does not run or is
+// paused, a *CommandError for a command that is not found or not executable, and those of
 // Create.
 func (c *Container) Exec(ctx context.Context, p *specs.Process, o ProcessOptions) (*Process, error) {
 	if err := ctx.Err(); err != nil {
@@ -35,10 +35,13 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, o ProcessOptions
 		return nil, fmt.Errorf("process: oomScoreAdj of an exec'd process: %w", errdefs.ErrNotImplemented)
 	}
 	c.mu.Lock()
-	runs := c.waiting == nil && !c.deleted && !c.process.ended()
+	runs, paused := c.waiting == nil && !c.deleted && !c.process.ended(), c.pause.on
 	c.mu.Unlock()
-	if !runs {
+	switch {
+	case !runs:
 		return nil, errNotRunning
+	case paused:
+		return nil, errPaused
 	}
 	credential, err := c.credential(p, o.User)
 	if err != nil {

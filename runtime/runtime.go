@@ -17,7 +17,9 @@
 // stops before the user's program is executed; Container.Start executes it;
 // Container.Wait gives its exit status; Container.Delete kills what is left
 // and frees what the container had. Start, the function, is Create and
-// Container.Start in one, and faster.
+// Container.Start in one, and faster. Meanwhile Container.Exec runs more
+// processes, Stats tells what it uses, Update changes its limits, and Pause and
+// Resume stop it and let it go on.
 //
 // Containers live with the Runtime: when it is closed, or when the calling
 // process ends in whatever way (kill -9 included), the keeper ends, and the
@@ -66,6 +68,12 @@ type CreateOptions struct {
 
 	// Rootfs replaces spec.Root.Path.
 	Rootfs Rootfs
+
+	// CgroupParent is the path below the root of each cgroup hierarchy under
+	// which the container gets its cgroup, where the spec names none; its limits
+	// hold for all that is in it. What is missing of it is made, and removed
+	// when it is empty again. Empty: Options.CgroupParent.
+	CgroupParent string
 
 	// Files are put into the container from memory, over what the rootfs has
 	// at their paths. They live as long as the container and are writable in it.

@@ -116,6 +116,11 @@ func (r *Runtime) Close() error {
 	r.containers = map[*Container]bool{}
 	r.mu.Unlock()
 	var errs []error
+	for c := range containers {
+		if c.paused() { // the keeper would wait for what is frozen
+			c.kill()
+		}
+	}
 	if k != nil {
 		errs = append(errs, k.close())
 	}

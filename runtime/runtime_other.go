@@ -62,6 +62,21 @@ func (c *Container) Exec(context.Context, *specs.Process, ProcessOptions) (*Proc
 	return nil, errNoLinux
 }
 
+// Stats is errdefs.ErrNotImplemented on this system.
+func (c *Container) Stats(context.Context) (Stats, error) { return Stats{}, errNoLinux }
+
+// ReadStats is errdefs.ErrNotImplemented on this system.
+func ReadStats(string) (Stats, error) { return Stats{}, errNoLinux }
+
+// Update is errdefs.ErrNotImplemented on this system.
+func (c *Container) Update(context.Context, *specs.LinuxResources) error { return errNoLinux }
+
+// Pause is errdefs.ErrNotImplemented on this system.
+func (c *Container) Pause(context.Context) error { return errNoLinux }
+
+// Resume is errdefs.ErrNotImplemented on this system.
+func (c *Container) Resume(context.Context) error { return errNoLinux }
+
 // Delete is errdefs.ErrNotImplemented on this system.
 func (c *Container) Delete(context.Context) error { return errNoLinux }
 

@@ -19,8 +19,9 @@ import (
 // lockSuffix ends the names of the files that Runtimes lock: <id>.lock. The
 // kernel drops a lock with its process, however that ends. The file says what
 // cgroups the Runtime has, a line each: first the one above all of its own
-// naming, then "+PATH" when it makes one that a spec names and "-PATH" when
-// that is removed.
+// naming, then "/PATH" for another such one below a CgroupParent, "+PATH" for
+// one that a spec names, or that is missing on the way to a CgroupParent, and
+// the same line after a "-" when it is removed.
 const lockSuffix = ".lock"
 
 // lockNew makes and locks a file. A sweep may take it for an abandoned one
@@ -86,10 +87,11 @@ func sweepOne(name string) error {
 	return os.Remove(name)
 }
 
-// leftCgroups reads a lock file: the cgroup above all, or "" where the Runtime
-// had not come to write it, and the named ones that were not removed. A line
-// without its newline was not written whole, and then nothing was made.
-func leftCgroups(content string) (parent string, named []string) {
+// leftCgroups reads a lock file: the cgroups above those of the Runtime's own
+// naming, none where it had not come to write the first, and the named ones
+// that were not removed. A line without its newline was not written whole, and
+// then nothing was made.
+func leftCgroups(content string) (parents, named []string) {
 	for line := range strings.Lines(content) {
 		line, whole := strings.CutSuffix(line, "\n")
 		switch path, made := strings.CutPrefix(line, "+"); {
@@ -97,19 +99,20 @@ func leftCgroups(content string) (parent string, named []string) {
 		case made:
 			named = append(named, path)
 		case strings.HasPrefix(line, "-"):
-			named = slices.DeleteFunc(named, func(n string) bool { return n == line[1:] })
+			gone := func(n string) bool { return n == line[1:] }
+			parents, named = slices.DeleteFunc(parents, gone), slices.DeleteFunc(named, gone)
 		default:
-			parent = line
+			parents = append(parents, line)
 		}
 	}
-	return parent, named
+	return parents, named
 }
 
 // sweepCgroups removes the cgroups of a Runtime. In those of its own naming it
-// kills what may still run; a named one may have become somebody else's, and
-// goes only if it is empty.
-func sweepCgroups(parent string, named []string) error {
-	if parent == "" && len(named) == 0 {
+// kills what may still run, frozen or not; a named one may have become somebody
+// else's, and goes only if it is empty.
+func sweepCgroups(parents, named []string) error {
+	if len(parents)+len(named) == 0 {
 		return nil
 	}
 	host, err := cgroup.Detect()
@@ -117,11 +120,14 @@ func sweepCgroups(parent string, named []string) error {
 		return err
 	}
 	var errs []error
-	for _, p := range named {
+	for _, p := range parents {
+		errs = append(errs, host.RemoveAll(context.Background(), p))
+	}
+	for _, p := range slices.Backward(named) {
 		errs = append(errs, host.Prune(p))
 	}
-	if parent != "" {
-		errs = append(errs, host.RemoveAll(context.Background(), parent), host.Prune(path.Dir(parent)))
+	if len(parents) > 0 {
+		errs = append(errs, host.Prune(path.Dir(parents[0])))
 	}
 	return errors.Join(errs...)
 }
