@@ -74,6 +74,12 @@ type Config struct {
 	LogFiles int
 
 	Resources Resources
+	// CgroupParent is the cgroup below which the container gets its own, as a
+	// path from the root of each hierarchy, so that limits of it hold for all
+	// that is in it. Without "..", and not in the form of systemd's slices. What
+	// is missing of it is made at each start, and removed when no container is
+	// in it any more, if it is empty. Empty: see WithCgroupParent.
+	CgroupParent string
 	// Rlimits are limits of each process (setrlimit(2)).
 	Rlimits  []Rlimit
 	Security Security
@@ -81,27 +87,6 @@ type Config struct {
 	Mounts []Mount
 	// Network must be set: the zero value is kept for a bridge.
 	Network Network
-}
-
-// Resources are limits of a container as a whole. A zero field sets no limit.
-type Resources struct {
-	// Memory in bytes, at least 6 MiB.
-	Memory int64 `json:"memory,omitempty"`
-	// MemorySwap is memory and swap together, in bytes; it wants Memory.
-	// Zero: twice Memory, if that is set. -1: swap without limit.
-	MemorySwap int64 `json:"memory_swap,omitempty"`
-	// CPUs is how many processors' time it may use: 0.01 to as many as there are.
-	CPUs float64 `json:"cpus,omitempty"`
-	// CPUShares is the weight against other containers, 2 to 262144; 1024 is usual.
-	CPUShares uint64 `json:"cpu_shares,omitempty"`
-	// CpusetCPUs and CpusetMems are the processors and memory nodes it may
-	// use, as "0-2,7".
-	CpusetCPUs string `json:"cpuset_cpus,omitempty"`
-	CpusetMems string `json:"cpuset_mems,omitempty"`
-	// Pids is how many processes and threads it may have. -1: no limit.
-	Pids int64 `json:"pids,omitempty"`
-	// ShmSize is what fits into /dev/shm, in bytes. Zero: 64 MiB.
-	ShmSize int64 `json:"shm_size,omitempty"`
 }
 
 // Rlimit is one limit of setrlimit(2).
@@ -155,6 +140,9 @@ func (c *Config) check() error {
 		return err
 	}
 	if err := checkMounts(c.Mounts); err != nil {
+		return err
+	}
+	if err := checkCgroupParent(c.CgroupParent); err != nil {
 		return err
 	}
 	return c.Network.check()

@@ -36,8 +36,10 @@ type own struct {
 	capabilities []string
 	resources    *specs.LinuxResources
 	log          *logFile      // nil: none is kept
-	turn         chan struct{} // holds a value while Start or Remove is at work
+	turn         chan struct{} // holds a value while Start, Pause, Unpause, Update or Remove is at work
 	exposed      atomic.Bool   // see confined
+
+	changing sync.Mutex // held by become
 
 	mu      sync.Mutex
 	state   State
@@ -102,6 +104,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		changed: make(chan struct{}),
 	}
 	o.config.Mounts = slices.Clone(c.Mounts) // the caller may change his
+	o.config.Resources = c.Resources.clone()
 	if err := o.prepare(id); err != nil {
 		return nil, err
 	}
@@ -216,8 +219,35 @@ func (e *Engine) unclaim(r *record) error {
 // ID is the container's 64 hexadecimal digits.
 func (c *Container) ID() string { return c.id }
 
-// takeTurn keeps others from starting or removing the container until the
-// function it returns is called.
+// become writes down a change of the container's state by a run, and makes it.
+// Nothing else changes the state. A run that has ended stays so.
+func (c *Container) become(state State, r *run, change any) error {
+	o := c.own
+	o.changing.Lock()
+	defer o.changing.Unlock()
+	o.mu.Lock()
+	from, begins := o.state, o.run != r
+	o.mu.Unlock()
+	if !begins && !from.live() {
+		return notRunning(from)
+	}
+	err := c.engine.root.records().change(c.id, change)
+	if err != nil && state != StateExited { // the end is no matter of what can be written
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.state = state
+	if begins {
+		o.runs++
+		o.run = r
+		o.announce()
+	}
+	return err
+}
+
+// takeTurn keeps others from starting, changing or removing the container until
+// the function it returns is called.
 func (o *own) takeTurn(ctx context.Context) (func(), error) {
 	select {
 	case o.turn <- struct{}{}:
@@ -233,17 +263,18 @@ func (o *own) announce() {
 	o.changed = make(chan struct{})
 }
 
-// running gives the run of a running container.
-func (o *own) running() (*run, error) {
+// running gives the run of a container that is running or paused, and which of
+// the two.
+func (o *own) running() (*run, State, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.removed {
-		return nil, fmt.Errorf("no such container: %w", ErrNotFound)
+		return nil, o.state, fmt.Errorf("no such container: %w", ErrNotFound)
 	}
-	if o.state != StateRunning {
-		return nil, notRunning(o.state)
+	if !o.state.live() {
+		return nil, o.state, notRunning(o.state)
 	}
-	return o.run, nil
+	return o.run, o.state, nil
 }
 
 func notRunning(s State) error {

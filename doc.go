@@ -33,8 +33,9 @@
 //
 // Create makes a container; Start runs it, and again when it has exited, on
 // the writable layer that the last run left; Remove removes it. Its states are
-// [StateCreated], [StateRunning] and [StateExited]. A Start that fails leaves
-// it as it was.
+// [StateCreated], [StateRunning], [StatePaused] and [StateExited]. A Start that
+// fails leaves it as it was. Meanwhile [Container.Stats] tells what it uses, and
+// [Container.Update] changes its limits.
 //
 // A container belongs to the Engine that created it, and ends with it: Close
 // kills and removes the Engine's containers. When the program ends without

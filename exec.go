@@ -57,7 +57,10 @@ func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
 	if c.own == nil {
 		return nil, failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
 	}
-	r, err := c.own.running()
+	r, state, err := c.own.running()
+	if err == nil && state == StatePaused {
+		err = errPaused
+	}
 	if err != nil {
 		return nil, failed(op, c.id, err)
 	}

@@ -19,11 +19,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func init() { helpers["run"] = helperRun }
+func init() {
+	helpers["run"] = helperRun
+	helpers["run paused"] = func(args []string) error {
+		return helperRunThen(args, func(c *Container) error {
+			for range c.Logs(context.Background(), LogsOptions{Follow: true}) {
+				break // it says that it is ready
+			}
+			return c.Pause(context.Background())
+		})
+	}
+}
 
 // helperRun is another program that runs a container: ROOT IMAGE NAME ARG...
 // It says the ID, then the exit code, and ends with its standard input.
 func helperRun(args []string) error {
+	return helperRunThen(args, func(*Container) error { return nil })
+}
+
+// helperRunThen does something with the container before it says the ID.
+func helperRunThen(args []string, then func(*Container) error) error {
 	ctx := context.Background()
 	e, err := Open(WithRoot(args[0]), WithCgroupParent(os.Getenv("INBOARD_TEST_CGROUP")))
 	if err != nil {
@@ -38,6 +53,9 @@ func helperRun(args []string) error {
 		return err
 	}
 	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	if err := then(c); err != nil {
 		return err
 	}
 	fmt.Println(c.ID())
@@ -61,7 +79,13 @@ type otherProgram struct {
 
 func newOtherProgram(t *testing.T, root, ref, name string, args ...string) *otherProgram {
 	t.Helper()
-	cmd := helperCommand(t, "run", append([]string{root, ref, name}, args...)...)
+	return newOtherProgramOf(t, "run", root, ref, name, args...)
+}
+
+// newOtherProgramOf is newOtherProgram of another helper that runs a container.
+func newOtherProgramOf(t *testing.T, helper, root, ref, name string, args ...string) *otherProgram {
+	t.Helper()
+	cmd := helperCommand(t, helper, append([]string{root, ref, name}, args...)...)
 	cmd.Env = append(cmd.Env, "INBOARD_TEST_CGROUP="+cgroupParent)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -76,7 +76,7 @@ func (e *Engine) resolve(ref string) (string, error) {
 
 // ListOptions are those of List.
 type ListOptions struct {
-	// All lists containers that are not running, too.
+	// All lists containers that are neither running nor paused, too.
 	All bool
 }
 
@@ -112,7 +112,7 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]ContainerInfo, erro
 			}
 			alive[r.Owner.Engine] = lives
 		}
-		if info := e.snapshot(r, lives); o.All || info.State == StateRunning {
+		if info := e.snapshot(r, lives); o.All || info.State.live() {
 			infos = append(infos, info)
 		}
 	}

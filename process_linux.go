@@ -37,7 +37,7 @@ func (e *Engine) killForeign(id string, sig syscall.Signal) error {
 	if err != nil {
 		return err
 	}
-	if state := e.snapshot(r, alive).State; state != StateRunning {
+	if state := e.snapshot(r, alive).State; !state.live() {
 		return notRunning(state)
 	}
 	fd, err := openProcess(r.PID, r.Since, r.Until)
@@ -51,6 +51,11 @@ func (e *Engine) killForeign(id string, sig syscall.Signal) error {
 	}
 	if err != nil {
 		return fmt.Errorf("signal process %d: %w", r.PID, err)
+	}
+	if r.State == StatePaused && resumes(sig, r.Process.StopSignal) {
+		// What its record says is its own program's to change: until the end,
+		// which is near, that is paused.
+		return thawForeign(r.Cgroup)
 	}
 	return nil
 }

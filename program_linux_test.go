@@ -150,6 +150,10 @@ func program(args []string) int {
 			fmt.Printf("stdout %d\n", i)
 			fmt.Fprintf(os.Stderr, "stderr %d\n", i)
 		}
+	case "breed": // a child that eats memory; goes on when it was killed
+		err := exec.Command("/proc/self/exe", programFlag, "eat").Run()
+		fmt.Println(err)
+		time.Sleep(time.Hour)
 	case "pause":
 		time.Sleep(time.Hour)
 	case "append": // and print what there is then

@@ -152,7 +152,8 @@ func (d records) change(id string, v any) error {
 	if err != nil {
 		return fmt.Errorf("change record: %w", err)
 	}
-	if _, starts := v.(startChange); starts {
+	switch v.(type) {
+	case startChange, pauseChange, resourcesChange:
 		data = withRoom(data, before)
 	}
 	if _, err := f.Write(append(data, '\n')); err != nil {

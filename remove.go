@@ -46,7 +46,7 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 	if removed {
 		return fmt.Errorf("no such container: %w", ErrNotFound)
 	}
-	if state == StateRunning {
+	if state.live() {
 		if !opts.Force {
 			return errRunning
 		}
@@ -126,7 +126,7 @@ func (c *Container) removeForeign(ctx context.Context, o RemoveOptions) error {
 		remove := func(f *os.File) error { return os.Remove(f.Name()) }
 		err := e.removeRecord(c.id, remove, func(r *record) error {
 			alive, err := e.root.alive(r.Owner.Engine)
-			if err == nil && e.snapshot(r, alive).State == StateRunning {
+			if err == nil && e.snapshot(r, alive).State.live() {
 				err = errRunning
 			}
 			layer = r.Layer
@@ -142,7 +142,7 @@ func (c *Container) removeForeign(ctx context.Context, o RemoveOptions) error {
 		if err != nil {
 			return err
 		}
-		if err := e.killForeign(c.id, syscall.SIGKILL); err != nil && !errors.Is(err, ErrFailedPrecondition) {
+		if err := c.kill(ctx, syscall.SIGKILL); err != nil && !errors.Is(err, ErrFailedPrecondition) {
 			return err
 		}
 		if _, err := e.waitForeign(ctx, c.id, info.Runs); err != nil {
@@ -165,7 +165,7 @@ func (e *Engine) removeFiles(owner, id, layer string) error {
 func (e *Engine) removeAll(containers []*Container) error {
 	ctx := context.Background()
 	for _, c := range containers {
-		if r, err := c.own.running(); err == nil {
+		if r, _, err := c.own.running(); err == nil {
 			_ = r.signal(ctx, syscall.SIGKILL) // remove does it again, and tells
 		}
 	}

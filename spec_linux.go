@@ -21,9 +21,12 @@ func (o *own) spec() (*specs.Spec, error) {
 	s.Linux.Namespaces = namespaces(s.Linux.Namespaces, o.config.Network)
 	setShmSize(s.Mounts, o.config.Resources.ShmSize)
 	s.Mounts = addMounts(s.Mounts, o.config.Mounts)
-	s.Linux.Resources.Memory = o.resources.Memory
-	s.Linux.Resources.CPU = o.resources.CPU
-	s.Linux.Resources.Pids = o.resources.Pids
+	devices := s.Linux.Resources.Devices
+	*s.Linux.Resources = *o.resources
+	s.Linux.Resources.Devices = devices
+	if n := o.config.Resources.OOMScoreAdj; n != 0 {
+		s.Process.OOMScoreAdj = &n
+	}
 	return s, nil
 }
 

@@ -46,6 +46,8 @@ func (c *Container) start(ctx context.Context) error {
 		return fmt.Errorf("no such container: %w", ErrNotFound)
 	case state == StateRunning:
 		return fmt.Errorf("container is already running: %w", ErrFailedPrecondition)
+	case state == StatePaused:
+		return errPaused
 	}
 	if last != nil {
 		select {
@@ -90,9 +92,10 @@ func (c *Container) start(ctx context.Context) error {
 // started writes down that a run has begun.
 func (c *Container) started(r *run, since, until int64) error {
 	o := c.own
-	err := c.engine.root.records().change(c.id, startChange{
+	err := c.become(StateRunning, r, startChange{
 		State:   StateRunning,
 		PID:     r.container.Pid(),
+		Cgroup:  r.container.CgroupPath(),
 		Runs:    o.runs + 1,
 		Started: time.Now(),
 		Layer:   o.layer.name,
@@ -107,11 +110,6 @@ func (c *Container) started(r *run, since, until int64) error {
 		_, _ = r.output.wait(0, r.forced)
 		return err
 	}
-	o.mu.Lock()
-	o.runs++
-	o.state, o.run = StateRunning, r
-	o.announce()
-	o.mu.Unlock()
 	c.engine.runs.Go(func() { c.finish(r) })
 	return nil
 }
@@ -124,7 +122,7 @@ func (c *Container) finish(r *run) {
 	finished := time.Now()
 	// Who sees the container's end in its record finds its log complete.
 	logged, lost := r.output.wait(c.own.config.WaitDelay, r.forced)
-	change := c.engine.root.records().change(c.id, exitChange{
+	change := c.become(StateExited, r, exitChange{
 		State:    StateExited,
 		Status:   status,
 		Finished: finished,
@@ -134,14 +132,11 @@ func (c *Container) finish(r *run) {
 		change = nil // another program has removed it
 	}
 	r.err = errors.Join(err, lost, change)
-	o := c.own
-	o.mu.Lock()
-	o.state = StateExited
-	o.mu.Unlock()
 	close(r.done)
 
 	if err := r.container.Delete(ctx); err != nil {
 		// What is left keeps the writable layer from being used again.
+		o := c.own
 		o.mu.Lock()
 		o.layer = nil
 		o.mu.Unlock()
@@ -213,7 +208,10 @@ func (c *Container) createOptions(ctx context.Context, r *run) (runtime.CreateOp
 	return runtime.CreateOptions{
 		ID:     c.id,
 		Rootfs: rootfs,
-		Files:  notCovered(hostFiles(o.config.Network, o.process.Hostname), o.config.Mounts),
+
+		CgroupParent: o.config.CgroupParent,
+
+		Files: notCovered(hostFiles(o.config.Network, o.process.Hostname), o.config.Mounts),
 		ProcessOptions: runtime.ProcessOptions{
 			User:   first(o.process.User, "0"),
 			Stdin:  o.config.Stdin,

@@ -21,10 +21,15 @@ const (
 	StateCreated State = "created"
 	// StateRunning: its process runs.
 	StateRunning State = "running"
+	// StatePaused: its processes are there, and stopped by Pause.
+	StatePaused State = "paused"
 	// StateExited: its process has ended, or its program has, and its
 	// process with it.
 	StateExited State = "exited"
 )
+
+// live tells whether there are processes.
+func (s State) live() bool { return s == StateRunning || s == StatePaused }
 
 // Owner says to which program a container belongs.
 type Owner struct {
@@ -50,8 +55,11 @@ type ContainerInfo struct {
 	State State `json:"state"`
 	// Status is how its last run ended; of use in StateExited.
 	Status Status `json:"status"`
-	// PID is its process on the host, 0 unless it is running.
+	// PID is its process on the host, 0 unless it is running or paused.
 	PID int `json:"pid"`
+	// Cgroup is its path below the root of each cgroup hierarchy, empty unless
+	// it is running or paused.
+	Cgroup string `json:"cgroup,omitempty"`
 	// Runs counts its successful starts.
 	Runs int `json:"runs"`
 	// Created, Started and Finished are when Create was called, and when its
@@ -62,10 +70,12 @@ type ContainerInfo struct {
 
 	Process   Process   `json:"process"`
 	Resources Resources `json:"resources"`
-	Rlimits   []Rlimit  `json:"rlimits,omitempty"`
-	Security  Security  `json:"security"`
-	Mounts    []Mount   `json:"mounts,omitempty"`
-	Network   Network   `json:"network"`
+	// CgroupParent is that of its Config.
+	CgroupParent string   `json:"cgroup_parent,omitempty"`
+	Rlimits      []Rlimit `json:"rlimits,omitempty"`
+	Security     Security `json:"security"`
+	Mounts       []Mount  `json:"mounts,omitempty"`
+	Network      Network  `json:"network"`
 }
 
 // recordVersion is the version of the members of a record.
@@ -96,7 +106,7 @@ func (r *record) check(path, id string) error {
 		return fmt.Errorf("%s: written by a newer program: version %d, this program has %d: %w", path, r.Version, recordVersion, ErrFailedPrecondition)
 	case r.Version < 1 || r.ID != id || r.Name == "" || !isHex(r.Owner.Engine):
 		return fmt.Errorf("%s: damaged: not the record of container %s: %w", path, id, ErrDataLoss)
-	case r.State != StateCreated && r.State != StateRunning && r.State != StateExited:
+	case r.State != StateCreated && !r.State.live() && r.State != StateExited:
 		return fmt.Errorf("%s: damaged: state %q: %w", path, r.State, ErrDataLoss)
 	case r.Logged < 0:
 		return fmt.Errorf("%s: damaged: %d bytes of output: %w", path, r.Logged, ErrDataLoss)
@@ -111,6 +121,7 @@ type (
 	startChange struct {
 		State   State     `json:"state"`
 		PID     int       `json:"pid"`
+		Cgroup  string    `json:"cgroup"`
 		Runs    int       `json:"runs"`
 		Started time.Time `json:"started"`
 		Layer   string    `json:"layer"`
@@ -121,8 +132,15 @@ type (
 		State    State     `json:"state"`
 		Status   Status    `json:"status"`
 		PID      int       `json:"pid"`
+		Cgroup   string    `json:"cgroup"`
 		Finished time.Time `json:"finished"`
 		Logged   int64     `json:"logged,omitempty"`
+	}
+	pauseChange struct {
+		State State `json:"state"`
+	}
+	resourcesChange struct {
+		Resources Resources `json:"resources"`
 	}
 	logChange struct {
 		Log bool `json:"log"`
@@ -135,8 +153,8 @@ func (e *Engine) snapshot(r *record, alive bool) ContainerInfo {
 	info := r.ContainerInfo
 	info.Owner.Alive = alive
 	info.Owner.Self = info.Owner.Engine == e.root.engine
-	if !alive && info.State == StateRunning {
-		info.State, info.PID, info.Status = StateExited, 0, Status{}
+	if !alive && info.State.live() {
+		info.State, info.PID, info.Cgroup, info.Status = StateExited, 0, "", Status{}
 	}
 	return info
 }
@@ -154,9 +172,12 @@ func (e *Engine) newRecord(id string, img *Image, c *Config, p Process) *record 
 		Process:   p,
 		Resources: c.Resources,
 		Rlimits:   c.Rlimits,
-		Security:  c.Security,
-		Mounts:    c.Mounts,
-		Network:   c.Network,
+
+		CgroupParent: c.CgroupParent,
+
+		Security: c.Security,
+		Mounts:   c.Mounts,
+		Network:  c.Network,
 	}
 	if names := img.Names(); len(names) > 0 {
 		r.ImageName = names[0]

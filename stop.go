@@ -20,6 +20,9 @@ type StopOptions struct {
 // Kill sends a signal to the process of a running container, of any program.
 // A process of a container that handles no signal gets only SIGKILL and
 // SIGSTOP: it is pid 1 of its namespace (pid_namespaces(7)).
+//
+// A paused container is ended by SIGKILL, and goes on when it is sent its stop
+// signal, as Docker's do; other signals reach it after Unpause.
 func (c *Container) Kill(ctx context.Context, sig syscall.Signal) error {
 	const op = "kill container"
 	ctx, leave, err := c.engine.enter(ctx)
@@ -37,17 +40,29 @@ func (c *Container) kill(ctx context.Context, sig syscall.Signal) error {
 	if c.own == nil {
 		return c.engine.killForeign(c.id, sig)
 	}
-	r, err := c.own.running()
+	r, state, err := c.own.running()
 	if err != nil {
 		return err
 	}
-	return r.signal(ctx, sig)
+	if err := r.signal(ctx, sig); err != nil || state != StatePaused || sig == syscall.SIGKILL {
+		return err // the runtime sees to it that what is killed ends
+	}
+	if !resumes(sig, c.own.process.StopSignal) {
+		return nil
+	}
+	return c.unlessEnded(c.resume(ctx, r))
+}
+
+// resumes tells whether a signal lets a paused container go on.
+func resumes(sig syscall.Signal, stop string) bool {
+	s, err := stopSignal(stop)
+	return sig == syscall.SIGKILL || err == nil && s == sig
 }
 
 // Stop asks the container's process to end, by the stop signal of its Config
 // or image, or SIGTERM; waits; and kills it if it takes too long. It returns
-// when the process has ended. A container that is not running is stopped
-// already. A context that ends meanwhile leaves the process as it is then.
+// when the process has ended. A paused container goes on to get the signal. A
+// container that is not running is stopped already. A context that ends meanwhile leaves the process as it is then.
 func (c *Container) Stop(ctx context.Context, o StopOptions) error {
 	const op = "stop container"
 	ctx, leave, err := c.engine.enter(ctx)
@@ -64,7 +79,7 @@ func (c *Container) Stop(ctx context.Context, o StopOptions) error {
 
 func (c *Container) stop(ctx context.Context, grace time.Duration) error {
 	info, err := c.inspect()
-	if err != nil || info.State != StateRunning {
+	if err != nil || !info.State.live() {
 		return err
 	}
 	sig := syscall.SIGKILL
@@ -103,7 +118,7 @@ func (c *Container) end(run int) (func(context.Context) error, error) {
 			return err
 		}, nil
 	}
-	r, err := c.own.running()
+	r, _, err := c.own.running()
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +134,10 @@ func (c *Container) end(run int) (func(context.Context) error, error) {
 
 // unlessEnded is nil if a signal failed because the process had ended.
 func (c *Container) unlessEnded(err error) error {
-	if info, e := c.inspect(); e == nil && info.State != StateRunning {
+	if err == nil {
+		return nil
+	}
+	if info, e := c.inspect(); e == nil && !info.State.live() {
 		return nil
 	}
 	return err

@@ -70,6 +70,8 @@ func (*follower) close() {}
 
 func linuxResources(Resources) (*specs.LinuxResources, error) { return nil, supported() }
 
+func thawForeign(string) error { return supported() }
+
 func checkRlimits([]Rlimit) error { return supported() }
 
 func parseSignal(string) (syscall.Signal, error) { return 0, supported() }

@@ -135,7 +135,7 @@ func (w *foreignWait) look() (Status, bool, error) {
 		return r.Status, true, nil // of the run before, until this one ends
 	case r.Runs > w.run:
 		return Status{}, true, nil
-	case (w.dead || removed) && r.State == StateRunning:
+	case (w.dead || removed) && r.State.live():
 		return Status{}, true, nil // nobody saw it end
 	case w.dead || removed:
 		return Status{}, false, fmt.Errorf("container is gone, and was not started: %w", ErrNotFound)

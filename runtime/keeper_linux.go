@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -126,6 +127,9 @@ func (k *keeper) boot(exe *os.File, boot *program, theirs, root *os.File) error 
 func needsRoot(err error) error {
 	if errors.Is(err, unix.EPERM) && unix.Geteuid() != 0 {
 		return fmt.Errorf("%w (%w: containers need root)", err, errdefs.ErrPermissionDenied)
+	}
+	if step := (*StepError)(nil); errors.As(err, &step) && step.Err == unix.EACCES && strings.HasPrefix(step.Step, setOOMScore) {
+		return fmt.Errorf("%w (%w: less than the program's own needs CAP_SYS_RESOURCE)", err, errdefs.ErrPermissionDenied)
 	}
 	return err
 }

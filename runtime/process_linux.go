@@ -87,6 +87,9 @@ func (b *builder) limits(p *specs.Process) {
 	}
 }
 
+// setOOMScore begins the name of the step that oomScore adds.
+const setOOMScore = "set oom_score_adj to "
+
 // oomScore writes the process's oom_score_adj through the procfs that the
 // program has mounted. Where the spec is silent, it is the keeper's.
 func (b *builder) oomScore(p *specs.Process) {
@@ -99,7 +102,7 @@ func (b *builder) oomScore(p *specs.Process) {
 		return
 	}
 	value := strconv.Itoa(*p.OOMScoreAdj)
-	what := "set oom_score_adj to " + value
+	what := setOOMScore + value
 	fd := b.openSafe(what, dir, rel, unix.O_WRONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_NO_XDEV)
 	b.add(what, unix.SYS_WRITE, fd, b.string(value), uintptr(len(value))).with(flagArg0)
 }
