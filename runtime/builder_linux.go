@@ -29,6 +29,14 @@ type builder struct {
 	spare []maskPair
 	files []uintptr // slots of detached mounts of CreateOptions.Files
 
+	shm     *os.File // of CreateOptions, as init
+	init    bool
+	joined  []joinedNamespace
+	pidNS   uintptr // descriptor of the pid namespace that it joins, or 0
+	pidSlot uintptr // for the pid of what a program forks, in the keeper's pid namespace
+	pidPage uintptr // size of the page that the slot is in
+	outside bool    // the keeper is the one outside, see keeper
+
 	copyMasks    bool       // spare is one pair, of which copies are mounted
 	explained    *explained // not nil: the program is to be read, not run
 	loopbackIsUp bool
@@ -52,11 +60,17 @@ func newBuilder(rt *Runtime, spec *specs.Spec, c *cgroup.Cgroup) *builder {
 }
 
 // container adds all that comes before the process's own part: its root, and
-// what it lives in. It returns the CLONE_NEW flags of its namespaces.
-func (b *builder) container(l *launch, link int) (created uintptr) {
-	created = b.namespaces()
+// what it lives in. It returns the CLONE_NEW flags of the namespaces that it has
+// not in common with the keeper.
+func (b *builder) container(l *launch, link int) uintptr {
+	created, entered := b.namespaces()
+	b.shm, b.init = l.options.Shm, l.options.Init
+	if b.init && b.joins(unix.CLONE_NEWPID) {
+		b.invalid(errdefs.ErrInvalidArgument, "an init in a pid namespace that is joined, and has one")
+	}
 	b.stdio(l.streams.child, link)
 	b.enterCgroup()
+	b.join()
 	b.unshare(created)
 	b.prepareFiles(l.options.Files)
 	b.prepareMasks(l.root.overlay != nil)
@@ -73,19 +87,92 @@ func (b *builder) container(l *launch, link int) (created uintptr) {
 	if created&unix.CLONE_NEWNET != 0 {
 		b.loopback()
 	}
+	if b.pidNS != 0 {
+		b.add("choose the pid namespace", unix.SYS_SETNS, b.pidNS, unix.CLONE_NEWPID)
+	}
 	b.closeDescriptors()
-	return created
+	return entered
 }
 
 // finish adds what the first process does on its own behalf, up to execve.
 func (b *builder) finish(p *specs.Process, c *credential, f *filter) *command {
 	b.workingDirectory(p.Cwd, true)
+	if b.pidNS != 0 {
+		b.restrict(p, c, f)
+		b.add("close the link to the host", unix.SYS_CLOSE_RANGE, linkFD, 0xffffffff, 0)
+		b.signals()
+		b.forkInside(b.pidSlot, b.pidPage)
+		return b.execute(p, c.home)
+	}
+	if b.init {
+		b.restrict(p, c, f)
+		b.startUnderInit(p, c)
+		return b.execute(p, c.home)
+	}
 	b.limits(p) // after what needs descriptors
 	b.noNewPrivileges(p)
 	b.credentials(p, c, len(f.code) > 0 && !p.NoNewPrivileges)
 	b.signals()
 	b.seccomp(f.code, f.flags)
 	return b.execute(p, c.home)
+}
+
+// restrict makes a process that is not to execute anything, or not yet, what its
+// command will be, up to the seccomp filter.
+func (b *builder) restrict(p *specs.Process, who *credential, f *filter) {
+	b.limits(p) // after what needs descriptors
+	b.noNewPrivileges(p)
+	keepAdmin := len(f.code) > 0 && !p.NoNewPrivileges
+	b.credentials(p, who, keepAdmin)
+	b.seccomp(f.code, f.flags)
+	if keepAdmin {
+		if sets, err := capabilitySets(p.Capabilities); err == nil {
+			b.capset(sets)
+		}
+	}
+}
+
+// startUnderInit leaves the process that the program has run in so far behind, as
+// the init of the one with the command: it has the same credentials and filter,
+// all signals blocked, and no descriptor and none of the program's memory. With
+// a terminal the command is the foreground of its session.
+func (b *builder) startUnderInit(p *specs.Process, who *credential) {
+	if sets, err := capabilitySets(p.Capabilities); err == nil && who.uid != 0 { // as an execve would leave them
+		sets.permitted, sets.effective = sets.ambient, sets.ambient
+		b.capset(sets)
+	}
+	b.add("name the init", unix.SYS_PRCTL, unix.PR_SET_NAME, b.string("inboard-init"))
+	if b.outside { // else it is one by being the first
+		b.add("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	}
+	b.add("start the command under init", unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0).with(flagFork | flagInit)
+	if p.Terminal {
+		group := b.slot()
+		b.add("new process group", unix.SYS_SETPGID, 0, 0)
+		b.add("new process group", unix.SYS_GETPID).into(group)
+		b.add("come to the foreground", unix.SYS_IOCTL, 0, unix.TIOCSPGRP, group)
+	} else {
+		b.add("new session", unix.SYS_SETSID)
+	}
+	b.signals()
+}
+
+// forkInside adds what becomes visible in a pid namespace that others live in:
+// the process with the command. Whoever adds it has closed all descriptors but 0
+// to 2, and made credentials and filter final.
+func (b *builder) forkInside(slot, page uintptr) {
+	// The child is the keeper's, like the first process. With CLONE_VFORK the
+	// parent half ends after the child's execve, which tells the host; with
+	// CLONE_PARENT_SETTID the host knows the child also when it has killed the
+	// parent half meanwhile. clone and not clone3: Docker's filter allows it.
+	// The child shares the program, and whoever can trace it in the container
+	// could write there; so it does not get the page with its pid.
+	b.add("hide the pid", unix.SYS_MADVISE, slot, page, unix.MADV_DONTFORK)
+	b.add("enter the pid namespace", unix.SYS_CLONE,
+		unix.CLONE_PARENT|unix.CLONE_VFORK|unix.CLONE_PARENT_SETTID|uintptr(unix.SIGCHLD), 0, slot).
+		into(slot).with(flagFork)
+	// A session made before would have an id that means nothing in there.
+	b.add("new session", unix.SYS_SETSID).orSkip(anyErrno, 0)
 }
 
 // room is the size of a program's memfd that holds what finish may add to what
@@ -196,26 +283,39 @@ var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 }
 
 // namespaces checks the spec's namespaces and returns the flags of the new
-// ones.
-func (b *builder) namespaces() (created uintptr) {
+// ones. The others that it lists are joined; those that it does not list are the
+// keeper's, which are the host's. Both together are what a process enters.
+func (b *builder) namespaces() (created, entered uintptr) {
 	for _, ns := range b.spec.Linux.Namespaces {
 		flag, ok := cloneFlags[ns.Type]
 		switch {
 		case !ok:
 			b.invalid(errdefs.ErrNotImplemented, "%s namespace", ns.Type)
-		case ns.Path != "":
-			b.invalid(errdefs.ErrNotImplemented, "joining the %s namespace %s", ns.Type, ns.Path)
-		case created&flag != 0:
+		case entered&flag != 0:
 			b.invalid(errdefs.ErrInvalidArgument, "two %s namespaces", ns.Type)
+		case ns.Path != "" && flag == unix.CLONE_NEWNS:
+			b.invalid(errdefs.ErrNotImplemented, "joining the mount namespace %s", ns.Path)
+		case ns.Path != "":
+			b.joined = append(b.joined, joinedNamespace{ns.Type, ns.Path, flag})
+		default:
+			created |= flag
 		}
-		created |= flag
+		entered |= flag
 	}
-	for _, must := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace} {
-		if created&cloneFlags[must] == 0 {
-			b.invalid(errdefs.ErrNotImplemented, "no %s namespace of its own", must)
-		}
+	if created&unix.CLONE_NEWNS == 0 {
+		b.invalid(errdefs.ErrNotImplemented, "no mount namespace of its own")
 	}
-	return created
+	b.outside = created&unix.CLONE_NEWPID == 0
+	if b.joins(unix.CLONE_NEWPID) {
+		b.pidSlot, b.pidPage = b.pageSlot()
+	}
+	return created, entered
+}
+
+// nested tells whether a spec has a pid namespace of its own, which nests in the
+// first keeper's.
+func nested(spec *specs.Spec) bool {
+	return slices.Contains(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.PIDNamespace})
 }
 
 // unshare makes the new namespaces but for that of pids, which a clone makes.

@@ -50,6 +50,7 @@ type creation struct {
 	program *program
 	command *command
 	link    *os.File // the host's end
+	forks   *child   // not nil: the one whose place a fork of the program's takes
 }
 
 // ID is the one of CreateOptions, or a random one of 64 hexadecimal digits.
@@ -89,7 +90,11 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 	if err := checkSpec(spec); err != nil {
 		return nil, err
 	}
-	k, err := r.runningKeeper()
+	keeper := r.outerKeeper
+	if nested(spec) {
+		keeper = r.runningKeeper
+	}
+	k, err := keeper()
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +178,7 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		return err
 	}
 	// A root that the program mounts can be looked at only when it has.
-	barrier := l.wait || l.root.mount == nil
+	barrier := l.wait || l.root.mount == nil || !nested(l.spec)
 	ours, theirs, err := newLink(barrier)
 	if err != nil {
 		return err
@@ -212,7 +217,11 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 	if err := b.write(b.room(l.spec.Process, c.filter)); err != nil {
 		return err
 	}
-	child, err := k.clone(b.program, unix.CLONE_NEWPID, b.intoCgroup)
+	flags := uint64(unix.CLONE_NEWPID)
+	if k.outside {
+		flags = 0
+	}
+	child, err := k.clone(b.program, flags, b.intoCgroup)
 	if err != nil {
 		if child != nil { // it runs, and the host is out of descriptors to hold on to it
 			theirs.Close()
@@ -225,9 +234,15 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 	}
 	theirs.Close()
 	l.streams.started()
+	if b.pidNS != 0 {
+		err = run.forking(k, child, b.pidSlot)
+	}
 	c.process = newProcess(child, l.streams, l.options.WaitDelay, c.cgroup, k)
-	if err := c.follow(ctx, run, l, barrier, finish); err != nil {
-		c.process.kill()
+	if err == nil {
+		err = c.follow(ctx, run, l, barrier, finish)
+	}
+	if err != nil {
+		c.kill()
 		c.process.Wait(context.WithoutCancel(ctx))
 		c.process.closePidfd()
 		return c.explain(err)
@@ -254,7 +269,7 @@ func (c *Container) follow(ctx context.Context, run *creation, l *launch, barrie
 			return err
 		}
 	}
-	return run.await(ctx, 0)
+	return run.finish(ctx)
 }
 
 // finishInside completes a program whose root is there now, seen through the
@@ -331,6 +346,45 @@ func (run *creation) await(ctx context.Context, want int) error {
 	return run.command.outcome(run.program)
 }
 
+// finish waits until the command is executed, in the end of which a process may
+// have taken the place of the one that the program began with.
+func (run *creation) finish(ctx context.Context) error {
+	if run.forks == nil {
+		return run.await(ctx, 0)
+	}
+	select {
+	case <-run.forks.moved:
+	case <-run.forks.ended:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return run.command.outcome(run.program)
+}
+
+// forking tells that the program forks, with the pid to be found in a slot.
+func (run *creation) forking(k *keeper, c *child, slot uintptr) error {
+	fd, err := unix.FcntlInt(run.program.file.Fd(), unix.F_DUPFD_CLOEXEC, 0) // run may be closed before
+	if err != nil {
+		return os.NewSyscallError("dup", err)
+	}
+	file := os.NewFile(uintptr(fd), "program")
+	k.replace(c, func() int {
+		defer file.Close()
+		return int((&program{file: file}).word(slot))
+	})
+	run.forks = c
+	return nil
+}
+
+// kill kills the first process, and where it shares its pid namespace all that
+// is in the cgroup: the kernel does not, and the process may have been replaced.
+func (c *Container) kill() {
+	c.process.kill()
+	if c.process.keeper.outside {
+		c.cgroup.Kill(context.Background())
+	}
+}
+
 // release lets a waiting child go on.
 func (run *creation) release() error {
 	if _, err := run.link.Write([]byte{1}); err != nil {
@@ -359,10 +413,10 @@ func (c *Container) Start(ctx context.Context) error {
 	defer run.close()
 	err := run.release()
 	if err == nil {
-		err = run.await(ctx, 0)
+		err = run.finish(ctx)
 	}
 	if err != nil {
-		c.process.kill()
+		c.kill()
 		c.process.Wait(context.WithoutCancel(ctx))
 		return c.explain(err)
 	}
@@ -395,7 +449,7 @@ func (c *Container) Delete(ctx context.Context) error {
 	if run != nil {
 		run.close()
 	}
-	<-c.process.settled // the kernel has killed all of its pid namespace by then
+	<-c.process.settled // the kernel has killed all of its pid namespace by then, or the process's end all of its cgroup
 	c.entered.Wait()    // an exec has the cgroup's files by their numbers, a standby the mounts
 	c.process.closePidfd()
 	c.rt.forget(c)

@@ -68,8 +68,6 @@ func TestInvalidSpecs(t *testing.T) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0])
 		}, invalid, "two mount namespaces"},
 		"namespace kind": {func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces[2].Type = "dream" }, missing, "dream"},
-		"joined":         {func(s *specs.Spec, o *CreateOptions) { s.Linux.Namespaces[1].Path = "/proc/1/ns/net" }, missing, "/proc/1/ns/net"},
-		"no pid":         {func(s *specs.Spec, o *CreateOptions) { dropNamespace(s, specs.PIDNamespace) }, missing, "pid namespace"},
 		"no mount":       {func(s *specs.Spec, o *CreateOptions) { dropNamespace(s, specs.MountNamespace) }, missing, "mount namespace"},
 		"host's name":    {func(s *specs.Spec, o *CreateOptions) { dropNamespace(s, specs.UTSNamespace) }, invalid, "uts namespace"},
 		"mount type":     {func(s *specs.Spec, o *CreateOptions) { s.Mounts[3].Type = "ext9" }, missing, "ext9"},

@@ -28,11 +28,8 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, o ProcessOptions
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := checkProcess(p); err != nil {
+	if err := checkExec(p); err != nil {
 		return nil, err
-	}
-	if p.OOMScoreAdj != nil {
-		return nil, fmt.Errorf("process: oomScoreAdj of an exec'd process: %w", errdefs.ErrNotImplemented)
 	}
 	c.mu.Lock()
 	runs, paused := c.waiting == nil && !c.deleted && !c.process.ended(), c.pause.on
@@ -60,6 +57,16 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, o ProcessOptions
 		return nil, err
 	}
 	return process, nil
+}
+
+func checkExec(p *specs.Process) error {
+	if err := checkProcess(p); err != nil {
+		return err
+	}
+	if p.OOMScoreAdj != nil {
+		return fmt.Errorf("process: oomScoreAdj of an exec'd process: %w", errdefs.ErrNotImplemented)
+	}
+	return nil
 }
 
 // credential looks a user up in the running container.
@@ -114,16 +121,15 @@ func (c *Container) execAtOnce(ctx context.Context, p *specs.Process, who *crede
 // what it forks then is in the container's pid namespace.
 type middle struct {
 	*builder
-	container     *Container
-	child         *child   // nil: not started
-	link          *os.File // the host's end, of one that waits for its command
-	pidSlot, page uintptr  // for the pid of what it forks, in the keeper's pid namespace
-	forked        bool     // it has
+	container *Container
+	child     *child   // nil: not started
+	link      *os.File // the host's end, of one that waits for its command
+	forked    bool     // it has, with the pid in pidSlot
 }
 
 func (c *Container) newMiddle() *middle {
 	m := &middle{builder: newBuilder(c.rt, nil, c.cgroup), container: c}
-	m.unified = c.unified
+	m.unified, m.outside = c.unified, c.process.keeper.outside
 	return m
 }
 
@@ -217,7 +223,7 @@ func (m *middle) enter(keep uintptr) error {
 	}
 	pidfd := m.sendOwned(target)
 	m.enterCgroup()
-	m.pidSlot, m.page = m.pageSlot()
+	m.pidSlot, m.pidPage = m.pageSlot()
 	m.add("enter the container's namespaces", unix.SYS_SETNS, pidfd, c.ns)
 	m.add("close descriptors", unix.SYS_CLOSE_RANGE, keep, 0xffffffff, 0)
 	return m.err
@@ -228,33 +234,13 @@ func (m *middle) enter(keep uintptr) error {
 func (b *builder) become(p *specs.Process, who *credential, f *filter) {
 	b.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).orSkip(anyErrno, 0)
 	b.workingDirectory(p.Cwd, false)
-	b.limits(p) // after what needs descriptors
-	b.noNewPrivileges(p)
-	keepAdmin := len(f.code) > 0 && !p.NoNewPrivileges
-	b.credentials(p, who, keepAdmin)
 	b.signals()
-	b.seccomp(f.code, f.flags)
-	if keepAdmin {
-		if sets, err := capabilitySets(p.Capabilities); err == nil {
-			b.capset(sets)
-		}
-	}
+	b.restrict(p, who, f)
 }
 
-// fork adds what becomes visible in the container: the process with the
-// command. It has descriptors 0 to 2 and nothing left to do but execve.
+// fork adds the process with the command. It has descriptors 0 to 2 and nothing
+// left to do but execve.
 func (m *middle) fork(p *specs.Process, who *credential) *command {
-	// The child is the keeper's, like the first process. With CLONE_VFORK the
-	// parent half ends after the child's execve, which tells the host; with
-	// CLONE_PARENT_SETTID the host knows the child also when it has killed the
-	// parent half meanwhile. clone and not clone3: Docker's filter allows it.
-	// The child shares the program, and whoever can trace it in the container
-	// could write there; so it does not get the page with its pid.
-	m.add("hide the pid", unix.SYS_MADVISE, m.pidSlot, m.page, unix.MADV_DONTFORK)
-	m.add("enter the pid namespace", unix.SYS_CLONE,
-		unix.CLONE_PARENT|unix.CLONE_VFORK|unix.CLONE_PARENT_SETTID|uintptr(unix.SIGCHLD), 0, m.pidSlot).
-		into(m.pidSlot).with(flagFork)
-	// A session made before would have an id that means nothing in there.
-	m.add("new session", unix.SYS_SETSID).orSkip(anyErrno, 0)
+	m.forkInside(m.pidSlot, m.pidPage)
 	return m.execute(p, who.home)
 }

@@ -85,6 +85,9 @@ func Explain(spec *specs.Spec, o CreateOptions) (string, error) {
 		return "", b.err
 	}
 	b.layOut()
+	if b.outside {
+		b.explained.given = append(b.explained.given, "keeper: the one outside of all containers' pid namespaces")
+	}
 	return strings.Join(b.explained.given, "\n") + "\n\n" + b.String(), nil
 }
 

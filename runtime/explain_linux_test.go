@@ -45,6 +45,20 @@ func TestExplain(t *testing.T) {
 			dropNamespace(s, specs.NetworkNamespace)
 			dropNamespace(s, specs.UTSNamespace)
 		}},
+		"host pid": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = s.Mounts[:1], nil, nil
+			dropNamespace(s, specs.PIDNamespace)
+		}},
+		"joined": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = s.Mounts[:1], nil, nil
+			for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.UTSNamespace, specs.PIDNamespace} {
+				shareNamespace(s, kind, "/proc/1234/ns/"+kindNames[kind])
+			}
+		}},
+		"init": {func(s *specs.Spec, o *CreateOptions) {
+			s.Mounts, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil, nil
+			o.Init = true
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := fileSpec(t, "/no/such/root", "/bin/true")

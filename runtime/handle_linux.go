@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/inboard/engine/internal/cgroup"
@@ -29,9 +30,10 @@ type Process struct {
 	done    chan struct{} // closed when err is set too
 
 	mu    sync.Mutex
-	pidfd *os.File // nil: not opened yet, or closed
-	over  bool     // pidfd is not opened again
-	pid   int      // in the caller's pid namespace, once asked for
+	moved chan struct{} // of child, until it has been seen
+	pidfd *os.File      // nil: not opened yet, or closed
+	over  bool          // pidfd is not opened again
+	pid   int           // in the caller's pid namespace, once asked for
 
 	status Status
 	err    error
@@ -39,11 +41,17 @@ type Process struct {
 
 // newProcess watches a child until it has ended and its output is copied.
 func newProcess(c *child, s *streams, delay time.Duration, g *cgroup.Cgroup, k *keeper) *Process {
-	p := &Process{child: c, keeper: k, settled: make(chan struct{}), done: make(chan struct{}), pidfd: c.pidfd}
+	p := &Process{child: c, keeper: k, settled: make(chan struct{}), done: make(chan struct{}), pidfd: c.pidfd, moved: c.moved}
 	first := c.pidfd != nil
+	if k.outside {
+		p.Pid() // while it is known whose number it is
+	}
 	go func() {
 		<-c.ended
 		p.status = statusOf(c)
+		if k.outside {
+			p.endRest(first, g)
+		}
 		// The count is the container's: of an exec'd process it tells only that
 		// it may have been the one.
 		if p.status.Known && (first || p.status.Signal == unix.SIGKILL) {
@@ -55,6 +63,19 @@ func newProcess(c *child, s *streams, delay time.Duration, g *cgroup.Cgroup, k *
 		close(p.done)
 	}()
 	return p
+}
+
+// endRest ends what the kernel does not end with a process outside: of a first one
+// all that is left in its cgroup, of any one itself, if it has outlived its keeper.
+func (p *Process) endRest(first bool, g *cgroup.Cgroup) {
+	p.mu.Lock()
+	if !p.status.Known && p.pidfd != nil {
+		unix.PidfdSendSignal(int(p.pidfd.Fd()), unix.SIGKILL, nil, 0)
+	}
+	p.mu.Unlock()
+	if first {
+		g.Kill(context.Background())
+	}
 }
 
 func statusOf(c *child) Status {
@@ -122,10 +143,10 @@ func (p *Process) kill() { p.Signal(context.Background(), unix.SIGKILL) }
 func (p *Process) Pid() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ended() {
+	if p.ended() || p.open() != nil {
 		return 0
 	}
-	if p.pid == 0 && p.open() == nil {
+	if p.pid == 0 {
 		p.pid = pidOf(int(p.pidfd.Fd()))
 	}
 	return p.pid
@@ -150,13 +171,20 @@ func pidOf(pidfd int) int {
 // namespace is all that is known. That pid is taken until the keeper has told
 // of the end, so no other process can be meant as long as it has not.
 func (p *Process) open() error {
+	select {
+	case <-p.moved: // the descriptor is of the process that was there before
+		p.moved = nil
+		p.pidfd.Close()
+		p.pidfd, p.pid = nil, 0
+	default:
+	}
 	if p.pidfd != nil {
 		return nil
 	}
 	if p.over {
 		return errProcessGone
 	}
-	pid, err := p.keeper.hostPid(p.child.pid)
+	pid, err := p.keeper.hostPid(p.keeper.pidOf(p.child))
 	if err != nil {
 		return err
 	}
@@ -202,6 +230,15 @@ func (p *Process) closePidfd() {
 
 // hostPid translates a pid from the keeper's namespace into the caller's.
 func (k *keeper) hostPid(pid int) (int, error) {
+	if k.outside {
+		return pid, nil
+	}
+	if host, err := pidThrough(k.pidfd, pid); err != unix.ENOTTY {
+		if err == unix.ESRCH {
+			err = errProcessGone
+		}
+		return host, err
+	}
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", k.pid, k.pid))
 	if err != nil {
 		return 0, fmt.Errorf("look for process: %w", err)
@@ -219,6 +256,25 @@ func (k *keeper) hostPid(pid int) (int, error) {
 		}
 	}
 	return 0, errProcessGone
+}
+
+// pidThrough is a pid of a pidfd's process's pid namespace in the caller's:
+// NS_GET_PID_FROM_PIDNS, Linux 6.11, commit ca567df74a28. Before that the error
+// is ENOTTY.
+var pidThrough = func(pidfd *os.File, pid int) (int, error) {
+	ns, err := unix.IoctlRetInt(int(pidfd.Fd()), namespaceFiles[specs.PIDNamespace].ioctl)
+	if err == unix.EINVAL {
+		return 0, unix.ENOTTY
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(ns)
+	host, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(ns), unix.NS_GET_PID_FROM_PIDNS, uintptr(pid))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(host), nil
 }
 
 // hasNestedPid tells whether a process's NSpid line, which lists its pids from

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,12 +26,23 @@ var (
 // A keeper is the host's end of a keeper process: pid 1 of a pid namespace
 // that ends with the host program, parent of every container's first process
 // and of every exec'd one.
+//
+// What cannot live in that namespace has another keeper, outside, in the host
+// program's own: containers that share the host's processes, and whatever enters
+// a pid namespace that is not nested in the first keeper's. There the kernel ends
+// nothing. The keeper is the reaper of all that descends from it, whoever it runs
+// as, and when the host program is gone it kills its children until there are
+// none. When itself is killed, the host program kills their cgroups, and the
+// kernel kills those children that have not executed a set-uid file
+// (PR_SET_PDEATHSIG). When both are killed at once, what is left is for the next
+// Open of the directory.
 type keeper struct {
-	sock  *os.File // sequenced packets; closing it ends the keeper
-	conn  syscall.RawConn
-	pid   int      // in the host's pid namespace
-	pidfd *os.File // of the keeper
-	gone  chan struct{}
+	sock    *os.File // sequenced packets; closing it ends the keeper
+	conn    syscall.RawConn
+	pid     int      // in the host's pid namespace
+	pidfd   *os.File // of the keeper
+	gone    chan struct{}
+	outside bool
 
 	asking   sync.Mutex // held while a request is sent, which may block; mu is not
 	mu       sync.Mutex
@@ -47,6 +59,10 @@ type child struct {
 	ended  chan struct{} // closed when the keeper has reaped it, or is gone
 	status unix.WaitStatus
 	known  bool // that status was seen
+
+	// Of one that ends by forking what takes its place:
+	next  func() int    // asked at its end for the other's pid; 0: there is none
+	moved chan struct{} // closed when pid is the other's
 }
 
 type cloned struct {
@@ -55,8 +71,8 @@ type cloned struct {
 }
 
 // startKeeper starts a keeper process. dir serves where memfds may not execute.
-func startKeeper(dir string) (*keeper, error) {
-	boot, root, err := bootProgram()
+func startKeeper(dir string, outside bool) (*keeper, error) {
+	boot, root, err := bootProgram(outside)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +90,7 @@ func startKeeper(dir string) (*keeper, error) {
 	theirs := os.NewFile(uintptr(pair[1]), "keeper")
 	defer theirs.Close()
 	unix.SetNonblock(pair[0], true)
-	k := &keeper{sock: os.NewFile(uintptr(pair[0]), "keeper"), gone: make(chan struct{}),
+	k := &keeper{sock: os.NewFile(uintptr(pair[0]), "keeper"), gone: make(chan struct{}), outside: outside,
 		children: map[int]*child{}, strays: map[int]unix.WaitStatus{}}
 	if err := k.boot(exe, boot, theirs, root); err != nil {
 		k.sock.Close()
@@ -94,10 +110,16 @@ func (k *keeper) boot(exe *os.File, boot *program, theirs, root *os.File) error 
 		return err
 	}
 	defer null.Close()
-	p, err := os.StartProcess(exe.Name(), []string{keeperName}, &os.ProcAttr{
-		Env:   []string{},
-		Files: []*os.File{theirs, null, null, nil, boot.file, root},
-	})
+	files := []*os.File{theirs, null, null, nil, boot.file, root}
+	if k.outside {
+		proc, err := ownProc()
+		if err != nil {
+			return err
+		}
+		defer proc.Close()
+		files = append(files, proc)
+	}
+	p, err := os.StartProcess(exe.Name(), []string{keeperName}, &os.ProcAttr{Env: []string{}, Files: files})
 	if err != nil {
 		return fmt.Errorf("start keeper: %w", err)
 	}
@@ -123,6 +145,25 @@ func (k *keeper) boot(exe *os.File, boot *program, theirs, root *os.File) error 
 	return nil
 }
 
+// ownProc opens the host's procfs, which must be of the caller's own pid
+// namespace: in that of another one a keeper would find wrong numbers.
+func ownProc() (*os.File, error) {
+	proc, err := os.OpenFile("/proc", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	self := make([]byte, 16)
+	n, err := unix.Readlinkat(int(proc.Fd()), "self", self)
+	if err == nil && string(self[:n]) != strconv.Itoa(os.Getpid()) {
+		err = fmt.Errorf("/proc is of another pid namespace: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		proc.Close()
+		return nil, err
+	}
+	return proc, nil
+}
+
 // needsRoot adds the sentinel that tells missing privileges.
 func needsRoot(err error) error {
 	if errors.Is(err, unix.EPERM) && unix.Geteuid() != 0 {
@@ -142,12 +183,16 @@ const (
 	// tells the keeper's code.
 	bootProgramSize = 16 << 10
 	bootPidSlot     = progBase + headerSize // the keeper's pid
+
+	// childrenFD is where a keeper outside has the list of its children: above
+	// all descriptors of a request. The assembly has it too.
+	childrenFD = 300
 )
 
 // bootProgram makes the program that turns a fresh process into the keeper, and
 // the directory that becomes its root. Descriptors: 0 socket, 1 and 2 null, 4
-// the program, 5 the root.
-func bootProgram() (*program, *os.File, error) {
+// the program, 5 the root, 6 the host's procfs for a keeper outside.
+func bootProgram(outside bool) (*program, *os.File, error) {
 	root, err := keeperRoot()
 	if err != nil {
 		return nil, nil, err
@@ -183,11 +228,22 @@ func bootProgram() (*program, *os.File, error) {
 	p.add("detach the host's mounts", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
 	p.add("chroot", unix.SYS_CHROOT, dot)
 	p.add("chdir", unix.SYS_CHDIR, slash)
-	p.add("close descriptors", unix.SYS_CLOSE_RANGE, 4, 0xffffffff, 0)
+	if outside {
+		p.add("keep /proc", unix.SYS_DUP3, firstFD+1, childrenFD, unix.O_CLOEXEC)
+		p.add("close descriptors", unix.SYS_CLOSE_RANGE, 4, childrenFD-1, 0)
+		p.add("close descriptors", unix.SYS_CLOSE_RANGE, childrenFD+1, 0xffffffff, 0)
+	} else {
+		p.add("close descriptors", unix.SYS_CLOSE_RANGE, 4, 0xffffffff, 0)
+	}
 	p.add("set no dump", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	p.add("set name", unix.SYS_PRCTL, unix.PR_SET_NAME, p.string(keeperName))
 	p.unmapRest()
-	p.add("new pid namespace", unix.SYS_CLONE, unix.CLONE_NEWPID|uintptr(unix.SIGCHLD)).into(pid).with(flagFork)
+	if outside {
+		p.add("fork", unix.SYS_CLONE, uintptr(unix.SIGCHLD)).into(pid).with(flagFork)
+		p.reaper()
+	} else {
+		p.add("new pid namespace", unix.SYS_CLONE, unix.CLONE_NEWPID|uintptr(unix.SIGCHLD)).into(pid).with(flagFork)
+	}
 	p.commandLine()
 	p.add("tell the host", unix.SYS_WRITE, 0, p.words(0, 0), 16).with(flagKeeper)
 	if err := p.write(bootProgramSize); err != nil {
@@ -196,6 +252,19 @@ func bootProgram() (*program, *os.File, error) {
 		return nil, nil, err
 	}
 	return p, root, nil
+}
+
+// reaper makes a keeper outside the parent of all that descends from it and
+// loses its own, and finds it the list of its children: what does not become its
+// own at once does so when those above it are killed. A kernel without that list
+// (CONFIG_PROC_CHILDREN) leaves more to the next Open.
+func (p *program) reaper() {
+	children := p.slot()
+	p.add("become a subreaper", unix.SYS_PRCTL, unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	p.add("open the list of children", unix.SYS_OPENAT, childrenFD, p.string("thread-self/children"), unix.O_RDONLY|unix.O_CLOEXEC, 0).
+		into(children).orSkip(unix.ENOENT, 2)
+	p.add("keep the list of children", unix.SYS_DUP3, children, childrenFD, unix.O_CLOEXEC).with(flagArg0).into(dataBase + pageChildren)
+	p.add("close the list of children", unix.SYS_CLOSE, children).with(flagArg0)
 }
 
 // unmapRest leaves the keeper its two pages and the program: what else execve
@@ -368,6 +437,9 @@ func (k *keeper) receive() {
 		reply <- cloned{err: errKeeperGone}
 	}
 	for _, c := range k.children {
+		if c.next != nil {
+			c.next()
+		}
 		close(c.ended)
 	}
 	k.asked, k.children = nil, nil
@@ -419,8 +491,52 @@ func (k *keeper) exited(pid int, status unix.WaitStatus) {
 		return
 	}
 	delete(k.children, pid)
+	if c.next != nil {
+		next := c.next()
+		c.next = nil
+		stray, ended := k.strays[next]
+		delete(k.strays, next)
+		k.forkSeen()
+		if next > 0 && k.children[next] == nil {
+			c.pid = next
+			close(c.moved)
+			if !ended {
+				k.children[next] = c
+				return
+			}
+			status = stray
+		}
+	}
 	c.status, c.known = status, true
 	close(c.ended)
+}
+
+// forkSeen ends what expectFork has begun; k.mu is held.
+func (k *keeper) forkSeen() {
+	if k.forks--; k.forks == 0 {
+		clear(k.strays)
+	}
+}
+
+// replace tells that a child's program, which waits, will fork what takes the
+// child's place; next, which is called once, gives its pid.
+func (k *keeper) replace(c *child, next func() int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.children[c.pid] == c {
+		c.next, c.moved = next, make(chan struct{})
+		k.forks++
+	} else { // it has ended before
+		c.moved = make(chan struct{})
+		next()
+	}
+}
+
+// pidOf is a child's pid in the keeper's pid namespace.
+func (k *keeper) pidOf(c *child) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return c.pid
 }
 
 // clone has the keeper clone a child that runs the program, written already.
@@ -502,9 +618,7 @@ func (k *keeper) adopt(pid int) *child {
 		}
 		delete(k.strays, pid)
 	}
-	if k.forks--; k.forks == 0 {
-		clear(k.strays)
-	}
+	k.forkSeen()
 	return c
 }
 

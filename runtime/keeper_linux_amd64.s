@@ -12,8 +12,9 @@
 //		reap every dead child, write {pid, status} to the socket
 //		recvmsg a request with its descriptors (they land on 4, 5, ...)
 //		clone a child as the request says; the child runs the program in descriptor 4
-//		sendmsg {pid, 1<<32} with the child's pidfd, close_range(4, all)
+//		sendmsg {pid, 1<<32} with the child's pidfd, close_range(4, those of requests)
 //	}
+//	when the host is gone, kill all children if no pid namespace does it, and leave
 TEXT ·keeperCode(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ $0x410000, R13
 	JMP  run
@@ -71,7 +72,7 @@ receive:
 	MOVQ $0x40000000, DX
 	SYSCALL
 	CMPQ AX, $0
-	JLE  die              // the host is gone: the kernel kills all that lives in this pid namespace
+	JLE  gone
 	MOVQ $435, AX         // clone3
 	LEAQ 0x200(R13), DI
 	MOVQ $88, SI
@@ -107,10 +108,64 @@ sized:
 	SYSCALL
 	MOVQ $436, AX         // close_range
 	MOVQ $4, DI
-	MOVQ $0xffffffff, SI
+	MOVQ $299, SI         // a keeper outside has the list of its children above
 	XORQ DX, DX
 	SYSCALL
 	JMP  loop
+
+gone: // the kernel kills all that lives in this pid namespace, but if the keeper is outside of one
+	MOVQ 0x3C8(R13), R12
+	TESTQ R12, R12
+	JZ   die
+
+list: // of children, "PID PID ", those that lost their parent among them
+	MOVQ $17, AX          // pread64
+	MOVQ R12, DI
+	LEAQ 0x800(R13), SI
+	MOVQ $0x400, DX
+	XORQ R10, R10
+	SYSCALL
+	CMPQ AX, $0
+	JLE  die
+	LEAQ 0x800(R13), R14
+	LEAQ (R14)(AX*1), R15
+
+number:
+	XORQ DI, DI
+
+digit:
+	CMPQ R14, R15
+	JCC  ended            // a number that is not followed by a space is not whole
+	MOVBQZX (R14), AX
+	INCQ R14
+	SUBQ $48, AX
+	JCS  space
+	IMULQ $10, DI
+	ADDQ AX, DI
+	JMP  digit
+
+space:
+	TESTQ DI, DI          // 0 would be all of the process group
+	JZ   digit
+	MOVQ $62, AX          // kill(pid, SIGKILL)
+	MOVQ $9, SI
+	SYSCALL
+	JMP  number
+
+ended: // one at least, and all that have; then look again
+	MOVQ $0x40000000, DX
+
+bury:
+	MOVQ $61, AX          // wait4(-1, __WALL), then with WNOHANG
+	MOVQ $-1, DI
+	LEAQ 0x308(R13), SI
+	XORQ R10, R10
+	SYSCALL
+	TESTQ AX, AX
+	JZ   list
+	JS   die
+	MOVQ $0x40000001, DX
+	JMP  bury
 
 die:
 	MOVQ $231, AX         // exit_group(0)
@@ -178,6 +233,8 @@ fail: // record the step's offset and errno
 	SHLQ $32, CX
 	ORQ  DX, CX
 	MOVQ CX, 8(R15)
+
+quit:
 	MOVQ $231, AX         // exit_group(127)
 	MOVQ $127, DI
 	SYSCALL
@@ -219,6 +276,8 @@ next:
 fork: // the parent half records the child and leaves, the child half goes on
 	TESTQ AX, AX
 	JZ   forked
+	TESTQ $32, R14
+	JNZ  init
 	MOVQ AX, 0(BX)
 	JMP  die
 
@@ -231,6 +290,64 @@ jump: // to the step in the first argument, or out
 	JZ   die
 	MOVQ DI, R12
 	JMP  step
+
+init: // the parent half has all signals blocked, and nothing to do but reap and forward; R15 is the child
+	MOVQ AX, R15
+	MOVQ $11, AX          // munmap
+	MOVQ $0x420000, DI
+	MOVQ 0x258(R13), SI
+	SYSCALL
+	MOVQ $436, AX         // close_range
+	XORQ DI, DI
+	MOVQ $0xffffffff, SI
+	XORQ DX, DX
+	SYSCALL
+
+forward:
+	MOVQ $128, AX         // rt_sigtimedwait(all)
+	LEAQ 0x3D0(R13), DI
+	XORQ SI, SI
+	XORQ DX, DX
+	MOVQ $8, R10
+	SYSCALL
+	CMPQ AX, $17
+	JEQ  orphans
+	CMPQ AX, $-4          // EINTR: it was stopped, and goes on
+	JEQ  forward
+	CMPQ AX, $0
+	JLE  quit             // a filter forbids it
+	MOVQ AX, SI
+	MOVQ $62, AX          // kill
+	MOVQ R15, DI
+	SYSCALL
+	JMP  forward
+
+orphans:
+	MOVQ $61, AX          // wait4(-1, WNOHANG | __WALL)
+	MOVQ $-1, DI
+	LEAQ 0x308(R13), SI
+	MOVQ $0x40000001, DX
+	XORQ R10, R10
+	SYSCALL
+	CMPQ AX, $0
+	JLE  forward
+	CMPQ AX, R15
+	JNE  orphans
+	MOVL 0x308(R13), DX
+	MOVQ DX, DI
+	ANDQ $0x7f, DI
+	JZ   exited
+	ADDQ $128, DI
+	JMP  leave
+
+exited:
+	SHRQ $8, DX
+	MOVQ DX, DI
+	ANDQ $0xff, DI
+
+leave:
+	MOVQ $231, AX         // exit_group
+	SYSCALL
 
 	BYTE $0xCC; BYTE $0xE2; BYTE $0x9D; BYTE $0x87; BYTE $0x5A; BYTE $0x11; BYTE $0x3C; BYTE $0xCC
 	RET

@@ -60,7 +60,7 @@ receive:
 	MOVD $0x40000000, R2
 	SVC
 	CMP  $0, R0
-	BLE  die
+	BLE  gone
 	MOVD $435, R8         // clone3
 	ADD  $0x200, R19, R0
 	MOVD $88, R1
@@ -96,10 +96,63 @@ sized:
 	SVC
 	MOVD $436, R8         // close_range
 	MOVD $4, R0
-	MOVD $0xffffffff, R1
+	MOVD $299, R1
 	MOVD ZR, R2
 	SVC
 	B    loop
+
+gone:
+	MOVD 0x3C8(R19), R22
+	CBZ  R22, die
+
+list:
+	MOVD $67, R8          // pread64
+	MOVD R22, R0
+	ADD  $0x800, R19, R1
+	MOVD $0x400, R2
+	MOVD ZR, R3
+	SVC
+	CMP  $0, R0
+	BLE  die
+	ADD  $0x800, R19, R20
+	ADD  R0, R20, R21
+
+number:
+	MOVD ZR, R0
+
+digit:
+	CMP  R21, R20
+	BHS  ended
+	MOVBU.P 1(R20), R1
+	SUBS $48, R1, R1
+	BLO  space
+	MOVD $10, R2
+	MUL  R2, R0, R0
+	ADD  R1, R0, R0
+	B    digit
+
+space:
+	CBZ  R0, digit
+	MOVD $129, R8         // kill(pid, SIGKILL)
+	MOVD $9, R1
+	SVC
+	B    number
+
+ended:
+	MOVD $0x40000000, R2
+
+bury:
+	MOVD $260, R8         // wait4
+	MOVD $-1, R0
+	ADD  $0x308, R19, R1
+	MOVD ZR, R3
+	SVC
+	CBZ  R0, list
+	CMP  $0, R0
+	BLT  die
+	MOVD $0x40000000, R2
+	ORR  $1, R2
+	B    bury
 
 die:
 	MOVD $94, R8          // exit_group
@@ -159,6 +212,8 @@ fail:
 	LSL  $32, R12, R12
 	ORR  R11, R12, R12
 	MOVD R12, 8(R21)
+
+quit:
 	MOVD $94, R8          // exit_group
 	MOVD $127, R0
 	SVC
@@ -194,6 +249,7 @@ next:
 
 fork:
 	CBZ  R0, forked
+	TBNZ $5, R9, init
 	MOVD R0, 0(R10)
 	B    die
 
@@ -205,6 +261,62 @@ jump:
 	CBZ  R0, die
 	MOVD R0, R23
 	B    step
+
+init:
+	MOVD R0, R22
+	MOVD $215, R8         // munmap
+	MOVD $0x420000, R0
+	MOVD 0x258(R19), R1
+	SVC
+	MOVD $436, R8         // close_range
+	MOVD ZR, R0
+	MOVD $0xffffffff, R1
+	MOVD ZR, R2
+	SVC
+
+forward:
+	MOVD $137, R8         // rt_sigtimedwait
+	ADD  $0x3D0, R19, R0
+	MOVD ZR, R1
+	MOVD ZR, R2
+	MOVD $8, R3
+	SVC
+	CMP  $17, R0
+	BEQ  orphans
+	CMN  $4, R0
+	BEQ  forward
+	CMP  $0, R0
+	BLE  quit
+	MOVD R0, R1
+	MOVD $129, R8         // kill
+	MOVD R22, R0
+	SVC
+	B    forward
+
+orphans:
+	MOVD $260, R8         // wait4
+	MOVD $-1, R0
+	ADD  $0x308, R19, R1
+	MOVD $0x40000000, R2
+	ORR  $1, R2
+	MOVD ZR, R3
+	SVC
+	CMP  $0, R0
+	BLE  forward
+	CMP  R22, R0
+	BNE  orphans
+	MOVWU 0x308(R19), R1
+	AND  $0x7f, R1, R0
+	CBZ  R0, exited
+	ADD  $128, R0
+	B    leave
+
+exited:
+	UBFX $8, R1, $8, R0
+
+leave:
+	MOVD $94, R8          // exit_group
+	SVC
 
 	WORD $0x879DE2CC
 	WORD $0xCC3C115A

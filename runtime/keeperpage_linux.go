@@ -33,6 +33,8 @@ const (
 	pageReply      = 0x300 // pid, and a wait status or 1<<32
 	pageReplyCtl   = 0x320 // control message with one descriptor, which clone itself stores
 	pageReplyPidfd = 0x330
+	pageChildren   = 0x3C8 // of a keeper outside: the descriptor of the list of its children
+	pageSignals    = 0x3D0 // of an init: the set of all signals
 	pageRequestCtl = 0x800 // control message of a request: its descriptors
 	pageSize       = 0x1000
 
@@ -118,6 +120,7 @@ func keeperData(progSize int) []byte {
 	le.PutUint32(d[pageReplyCtl+8:], unix.SOL_SOCKET)
 	le.PutUint32(d[pageReplyCtl+12:], unix.SCM_RIGHTS)
 	put(pageRequest+cloneArgsSize, uint64(progSize))
+	put(pageSignals, ^uint64(0))
 	return d
 }
 

@@ -108,11 +108,21 @@ func (b *builder) mount(m *specs.Mount) {
 	}
 	switch m.Type {
 	case "proc", "sysfs", "mqueue": // these belong to the namespaces of whoever makes them
-		slot := b.childMount(what, m.Type, attrs, data)
+		var slot uintptr
+		if m.Type == "proc" && b.pidNS != 0 {
+			slot = b.procOfJoined(what, attrs, data)
+		} else {
+			slot = b.childMount(what, m.Type, attrs, data)
+		}
 		b.attach(what, slot, destination)
 		b.made = append(b.made, madeMount{destination, slot})
 	case "tmpfs", "devpts":
-		slot := b.hostMount(what, destination, m.Type, attrs, data)
+		var slot uintptr
+		if b.shm != nil && destination == "/dev/shm" {
+			slot = b.words(uint64(b.send(int(b.shm.Fd()))))
+		} else {
+			slot = b.hostMount(what, destination, m.Type, attrs, data)
+		}
 		if isKernels(m) {
 			b.attach(what, slot, destination)
 		} else {

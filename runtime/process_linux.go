@@ -254,6 +254,9 @@ func (b *builder) execute(p *specs.Process, home string) *command {
 	if _, ok := lookupEnv(env, "HOME"); !ok && home != "" {
 		env = append(slices.Clip(env), "HOME="+home)
 	}
+	if b.outside {
+		b.add("end with the keeper", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0).orSkip(anyErrno, 0)
+	}
 	c := &command{path: p.Args[0], reached: b.slot()}
 	argv, envp := b.strings(p.Args), b.strings(env)
 	b.add("reach execve", unix.SYS_GETTID).into(c.reached)

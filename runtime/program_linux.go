@@ -61,6 +61,7 @@ const (
 	flagKeeper = 1 << 2 // after success, become the keeper
 	flagArg0   = 1 << 3 // the first argument is the address of a slot
 	flagArg2   = 1 << 4 // so is the third
+	flagInit   = 1 << 5 // with flagFork: the parent half stays, as the child's init
 
 	anyErrno = 0xffff // in place of an errno
 	maxSkip  = 0xff   // steps that can be left out at once

@@ -5,11 +5,13 @@
 // # Model
 //
 // A Runtime owns one keeper, a process of two pages that is pid 1 of a pid
-// namespace in which all containers of the Runtime are nested. A container's
-// spec is compiled into a program: a flat list of system calls with the memory
-// that they point to, in a memfd. The keeper clones a child, the child maps
-// the program and runs it, and its last call is execve. When a call fails, the
-// error names it (see StepError).
+// namespace in which all containers of the Runtime are nested, and when it is
+// needed another one, outside, for containers that share the pid namespace of
+// the host or of others, and for processes in other Runtimes' containers. A
+// container's spec is compiled into a program: a flat list of system calls with
+// the memory that they point to, in a memfd. The keeper clones a child, the child
+// maps the program and runs it, and its last call is execve. When a call fails,
+// the error names it (see StepError).
 //
 // # Lifecycle
 //
@@ -23,9 +25,10 @@
 //
 // Containers live with the Runtime: when it is closed, or when the calling
 // process ends in whatever way (kill -9 included), the keeper ends, and the
-// kernel kills all that lives in its pid namespace. No mount is ever attached
-// to the caller's mount namespace, so none is left behind. Cgroups are; the
-// next Open with the same Options.Dir removes those of processes that are gone.
+// kernel kills all that lives in its pid namespace; what is outside, the keeper
+// outside kills. No mount is ever attached to the caller's mount namespace, so
+// none is left behind. Cgroups are; the next Open with the same Options.Dir kills
+// what is left in those of its own naming, and removes them.
 //
 // # Privileges
 //
@@ -75,6 +78,18 @@ type CreateOptions struct {
 	// when it is empty again. Empty: Options.CgroupParent.
 	CgroupParent string
 
+	// Shm, if it is set, is attached in place of a new tmpfs on /dev/shm: a
+	// detached mount, as from OpenShm. The caller keeps it open until Create or
+	// Start has returned.
+	Shm *os.File
+
+	// Init runs an init as the first process: the keeper's own code, which
+	// starts the command in a session of its own, reaps what loses its parent,
+	// and hands on each signal that it gets. It ends with the command's exit
+	// code, or 128+n after signal n, and what is left in the container's pid
+	// namespace ends with it.
+	Init bool
+
 	// Files are put into the container from memory, over what the rootfs has
 	// at their paths. They live as long as the container and are writable in it.
 	Files []File
@@ -107,6 +122,18 @@ type ProcessOptions struct {
 	// not taken: that one may then still be at work, but is not called again,
 	// and Wait returns an error. Zero: no bound.
 	WaitDelay time.Duration
+}
+
+// Foreign is a container that another Runtime has started, of this program or of
+// another one, as far as Runtime.ExecIn has to know it.
+type Foreign struct {
+	// Process is a pidfd of the container's first process. The caller has made
+	// sure that it is no other's, and closes it.
+	Process *os.File
+	// CgroupPath is what Container.CgroupPath says there.
+	CgroupPath string
+	// Spec is the container's. Its namespaces and its seccomp profile count.
+	Spec *specs.Spec
 }
 
 // Rootfs is where a container's root directory comes from. At most one field is set.

@@ -37,6 +37,7 @@ type Runtime struct {
 
 	mu         sync.Mutex
 	keeper     *keeper
+	outer      *keeper // the one outside, when it was needed
 	closed     bool
 	containers map[*Container]bool
 	filters    map[*specs.LinuxSeccomp]*filter
@@ -111,18 +112,22 @@ func (r *Runtime) Close() error {
 		return nil
 	}
 	r.closed = true
-	k := r.keeper
+	keepers := []*keeper{r.keeper, r.outer}
 	containers := r.containers
 	r.containers = map[*Container]bool{}
 	r.mu.Unlock()
 	var errs []error
 	for c := range containers {
-		if c.paused() { // the keeper would wait for what is frozen
+		// The keeper would wait for what is frozen; and from an outside one's
+		// kill of a cgroup nothing escapes by forking.
+		if c.paused() || c.process.keeper.outside {
 			c.kill()
 		}
 	}
-	if k != nil {
-		errs = append(errs, k.close())
+	for _, k := range keepers {
+		if k != nil {
+			errs = append(errs, k.close())
+		}
 	}
 	for c := range containers {
 		errs = append(errs, c.Delete(context.Background()))
@@ -140,27 +145,32 @@ func (r *Runtime) unlock() error {
 }
 
 // runningKeeper returns the keeper process, started if need be.
-func (r *Runtime) runningKeeper() (*keeper, error) {
+func (r *Runtime) runningKeeper() (*keeper, error) { return r.running(&r.keeper, false) }
+
+// outerKeeper returns the keeper outside, started if need be.
+func (r *Runtime) outerKeeper() (*keeper, error) { return r.running(&r.outer, true) }
+
+func (r *Runtime) running(k **keeper, outside bool) (*keeper, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return nil, errClosed
 	}
-	if r.keeper != nil {
+	if *k != nil {
 		select {
-		case <-r.keeper.gone: // killed, and all containers with it
-			r.keeper.close()
-			r.keeper = nil
+		case <-(*k).gone: // killed, and all containers with it
+			(*k).close()
+			*k = nil
 		default:
-			return r.keeper, nil
+			return *k, nil
 		}
 	}
-	k, err := startKeeper(r.dir)
+	started, err := startKeeper(r.dir, outside)
 	if err != nil {
 		return nil, err
 	}
-	r.keeper = k
-	return k, nil
+	*k = started
+	return started, nil
 }
 
 // filter compiles a seccomp profile, once for each.

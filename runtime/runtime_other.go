@@ -36,6 +36,17 @@ func (r *Runtime) Start(context.Context, *specs.Spec, CreateOptions) (*Container
 	return nil, errNoLinux
 }
 
+// ExecIn is errdefs.ErrNotImplemented on this system.
+func (r *Runtime) ExecIn(context.Context, Foreign, *specs.Process, ProcessOptions) (*Process, error) {
+	return nil, errNoLinux
+}
+
+// OpenNamespace is errdefs.ErrNotImplemented on this system.
+func OpenNamespace(*os.File, specs.LinuxNamespaceType) (*os.File, error) { return nil, errNoLinux }
+
+// OpenShm is errdefs.ErrNotImplemented on this system.
+func OpenShm(*os.File) (*os.File, error) { return nil, errNoLinux }
+
 // A Container is one on Linux.
 type Container struct{ none struct{} }
 

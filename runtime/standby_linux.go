@@ -148,7 +148,7 @@ const standbyDelay = 10 * time.Millisecond
 func (c *Container) standBy(t stance, after *Process) {
 	// A limited number of processes is the container's own; and a pid namespace
 	// that it shares would show the standby to others.
-	if c.pidsLimited.Load() || c.ns&unix.CLONE_NEWPID == 0 || !c.standby.want(t) {
+	if c.pidsLimited.Load() || c.process.keeper.outside || !c.standby.want(t) {
 		return
 	}
 	go func() {
