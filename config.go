@@ -34,7 +34,8 @@ type Config struct {
 	// Empty: the image's, or "/".
 	WorkingDir string
 	// Hostname is empty for the first 12 digits of the ID, or with
-	// NetworkHost for the host's own name.
+	// NetworkHost for the host's own name. It cannot be set where the network
+	// or the uts namespace is another container's, or the latter the host's.
 	Hostname string
 	// StopSignal is what Stop sends, as "SIGINT", "INT" or "2". Empty: the
 	// image's, or SIGTERM.
@@ -87,6 +88,17 @@ type Config struct {
 	Mounts []Mount
 	// Network must be set: the zero value is kept for a bridge.
 	Network Network
+	// PID, IPC and UTS say whose processes, System V and POSIX IPC (with
+	// /dev/shm), and host name it has. A container that shares the processes of
+	// others ends with all that it has started when its first process does, and
+	// dies with its program, but a kill -9 of the program and of its keeper
+	// process in the same moment can leave some to the next Open.
+	PID, IPC, UTS Namespace
+	// Init runs an init as the container's first process, which starts the
+	// command, hands on all signals that it gets, reaps the processes that
+	// others have left, and ends as the command does: by a code, which is
+	// 128+n after signal n. It is no file of the host or the image.
+	Init bool
 }
 
 // Rlimit is one limit of setrlimit(2).
@@ -104,18 +116,23 @@ type Network string
 const (
 	// NetworkNone is a network namespace of its own with nothing but loopback.
 	NetworkNone Network = "none"
-	// NetworkHost is the host's network.
+	// NetworkHost is the host's network. The network of another container is
+	// "container:" and what Lookup takes, as in Namespace; its host name and
+	// /etc/hosts come with it.
 	NetworkHost Network = "host"
 )
 
 func (n Network) check() error {
+	if strings.HasPrefix(string(n), ofContainer) {
+		return nil // see checkShares
+	}
 	switch n {
 	case NetworkNone, NetworkHost:
 		return nil
 	case "":
 		return fmt.Errorf("network is not set: bridge networks, which it will mean, do not exist yet; say %q or %q: %w", NetworkNone, NetworkHost, ErrNotImplemented)
 	}
-	return fmt.Errorf("network %q: not %q or %q: %w", n, NetworkNone, NetworkHost, ErrInvalidArgument)
+	return fmt.Errorf("network %q: not %q, %q or %q and a container: %w", n, NetworkNone, NetworkHost, ofContainer, ErrInvalidArgument)
 }
 
 // check finds what is wrong with a Config by itself, without image or host.
@@ -145,7 +162,10 @@ func (c *Config) check() error {
 	if err := checkCgroupParent(c.CgroupParent); err != nil {
 		return err
 	}
-	return c.Network.check()
+	if err := c.Network.check(); err != nil {
+		return err
+	}
+	return c.checkShares()
 }
 
 // checkHostname allows what sethostname(2) and Docker allow: 63 letters,

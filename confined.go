@@ -23,7 +23,8 @@ import (
 // CAP_SYS_TIME makes a ctime what it was; so of the capabilities only Docker's
 // default ones will do. All of that is asked of the spec, not of the Config.
 //
-// Whoever joins a namespace of a container's has to mark it as exposed too.
+// Whoever joins a namespace of a container's has to mark it as exposed too: see
+// Engine.expose.
 func confined(s *specs.Spec) bool {
 	for _, kind := range []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace} {
 		if !slices.Contains(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind}) { // with no path: its own

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -105,7 +104,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 	}
 	o.config.Mounts = slices.Clone(c.Mounts) // the caller may change his
 	o.config.Resources = c.Resources.clone()
-	if err := o.prepare(id); err != nil {
+	if err := o.prepare(e, id); err != nil {
 		return nil, err
 	}
 	if o.hold, err = e.holds.take(img.ID()); err != nil {
@@ -119,7 +118,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r := e.newRecord(id, img, &c, o.process)
+	r := e.newRecord(id, img, &o.config, o.process)
 	if err := e.claim(r); err != nil {
 		return nil, err
 	}
@@ -143,7 +142,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 }
 
 // prepare checks the configuration and combines it with the image's.
-func (o *own) prepare(id string) (err error) {
+func (o *own) prepare(e *Engine, id string) (err error) {
 	if err := o.config.check(); err != nil {
 		return err
 	}
@@ -154,13 +153,11 @@ func (o *own) prepare(id string) (err error) {
 	if err := checkPlatform(image.Platform); err != nil {
 		return err
 	}
-	hostname := id[:shortID]
-	if o.config.Network == NetworkHost {
-		if hostname, err = os.Hostname(); err != nil {
-			return err
-		}
+	hostname, err := e.resolveShares(&o.config)
+	if err != nil {
+		return err
 	}
-	if o.process, err = merge(image.Config, &o.config, hostname); err != nil {
+	if o.process, err = merge(image.Config, &o.config, first(hostname, id[:shortID])); err != nil {
 		return err
 	}
 	if err := checkRlimits(o.config.Rlimits); err != nil {

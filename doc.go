@@ -24,8 +24,9 @@
 //
 // A [Container] is an image, a [Config] and a writable layer. Its process runs
 // in namespaces of its own (pid, mount, uts, ipc, cgroup, and with
-// [NetworkNone] network), with Docker's default capabilities, seccomp profile,
-// device rules, masked and read-only paths. Image and Config combine as Docker
+// [NetworkNone] network; Config can share some with the host or with another
+// container), with Docker's default capabilities, seccomp profile, device rules,
+// masked and read-only paths. Image and Config combine as Docker
 // combines them; of an image nothing counts but what the OCI image
 // specification says of its process.
 //
@@ -51,8 +52,10 @@
 // All functions and methods may be called by several goroutines, and by
 // several programs on one root, at once. Names are claimed atomically. Close
 // ends what else goes on. Containers of other programs can be looked up,
-// listed, inspected, waited for, killed, stopped and removed, and their logs
-// read; only their own program starts them, and runs more processes in them.
+// listed, inspected, waited for, killed, stopped and removed, their logs read,
+// their namespaces joined, and more processes run in them; only their own
+// program starts them. What a program has run in another's container ends with
+// either.
 //
 // The program may run processes of its own, wait for any child (Wait4 with -1),
 // and change its signal handling: the engine's processes are no children that
@@ -69,7 +72,9 @@
 // # What is left after kill -9
 //
 // No process and no mount: mounts are never attached where the program could
-// leave them. Of the killed Engine's containers the cgroups, writable layers,
+// leave them. (Processes of a container that shares those of the host may be
+// left if the engine's keeper process is killed at the same time; the next Open
+// kills them.) Of the killed Engine's containers the cgroups, writable layers,
 // logs, records and names stay, and its holds of images, until the next Open of
 // the root sweeps them. It sweeps what belongs to Engines whose lock file the
 // kernel has unlocked, and touches nothing of others.

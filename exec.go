@@ -45,8 +45,9 @@ type Exec struct {
 // that is not found, or that cannot be executed, gives an error with a
 // *CommandError inside.
 //
-// The context bounds the call alone. In this version only the Engine that
-// created a container can do it; else the error is ErrNotImplemented.
+// The context bounds the call alone. A process in a container of another program
+// ends with the container and with the Engine that has started it, whichever is
+// first; processes that it leaves behind become the container's.
 func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
 	const op = "exec in container"
 	ctx, leave, err := c.engine.enter(ctx)
@@ -54,26 +55,29 @@ func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
 		return nil, failed(op, c.id, err)
 	}
 	defer leave()
+	exec := c.exec
 	if c.own == nil {
-		return nil, failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
+		exec = c.execForeign
 	}
+	p, err := exec(ctx, x)
+	if err != nil {
+		return nil, failed(op, c.id, err)
+	}
+	return &Exec{c, p}, nil
+}
+
+// exec is Exec for a container of this Engine.
+func (c *Container) exec(ctx context.Context, x ExecConfig) (*runtime.Process, error) {
 	r, state, err := c.own.running()
 	if err == nil && state == StatePaused {
 		err = errPaused
 	}
 	if err != nil {
-		return nil, failed(op, c.id, err)
+		return nil, err
 	}
-	spec, user, err := c.own.execProcess(x)
+	spec, options, err := c.own.execProcess(x)
 	if err != nil {
-		return nil, failed(op, c.id, err)
-	}
-	options := runtime.ProcessOptions{
-		User:      user,
-		Stdin:     x.Stdin,
-		Stdout:    x.Stdout,
-		Stderr:    x.Stderr,
-		WaitDelay: x.WaitDelay,
+		return nil, err
 	}
 	if !confinedProcess(spec, &options) {
 		c.own.exposed.Store(true)
@@ -85,16 +89,52 @@ func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
 			err = notRunning(StateExited)
 		default:
 		}
-		return nil, failed(op, c.id, err)
 	}
-	return &Exec{c, p}, nil
+	return p, err
+}
+
+// execForeign is Exec for a container of another Engine. What there is to know
+// of it is in its record.
+func (c *Container) execForeign(ctx context.Context, x ExecConfig) (*runtime.Process, error) {
+	process, r, err := c.engine.openRunning(c.id)
+	if err != nil {
+		return nil, err
+	}
+	defer process.Close()
+	if r.State == StatePaused {
+		return nil, errPaused
+	}
+	o := &own{process: r.Process, config: Config{
+		Rlimits: r.Rlimits, Security: r.Security, Network: r.Network, PID: r.PIDNamespace, IPC: r.IPCNamespace, UTS: r.UTSNamespace,
+	}}
+	o.config.Security.Devices = nil // they are there
+	if o.capabilities, err = o.config.Security.check(); err != nil {
+		return nil, err
+	}
+	spec, options, err := o.execProcess(x)
+	if err != nil {
+		return nil, err
+	}
+	container, err := o.confinement()
+	if err != nil {
+		return nil, err
+	}
+	rt, err := c.engine.runtime()
+	if err != nil {
+		return nil, err
+	}
+	// Its processes are not all known to its program.
+	if err := c.engine.expose(c.id, r); err != nil {
+		return nil, err
+	}
+	return rt.ExecIn(ctx, runtime.Foreign{Process: process, CgroupPath: r.Cgroup, Spec: container}, spec, options)
 }
 
 // execProcess is the container's own process with what x says.
-func (o *own) execProcess(x ExecConfig) (*specs.Process, string, error) {
+func (o *own) execProcess(x ExecConfig) (spec *specs.Process, options runtime.ProcessOptions, err error) {
 	for _, v := range x.Env {
 		if err := checkVariable(v); err != nil {
-			return nil, "", err
+			return nil, options, err
 		}
 	}
 	p := Process{
@@ -104,17 +144,23 @@ func (o *own) execProcess(x ExecConfig) (*specs.Process, string, error) {
 		WorkingDir: path.Clean(first(x.WorkingDir, o.process.WorkingDir)),
 	}
 	if len(p.Args) == 0 {
-		return nil, "", fmt.Errorf("no command: %w", ErrInvalidArgument)
+		return nil, options, fmt.Errorf("no command: %w", ErrInvalidArgument)
 	}
 	if x.WaitDelay < 0 {
-		return nil, "", fmt.Errorf("wait delay %v: negative: %w", x.WaitDelay, ErrInvalidArgument)
+		return nil, options, fmt.Errorf("wait delay %v: negative: %w", x.WaitDelay, ErrInvalidArgument)
 	}
 	if err := p.check(); err != nil {
-		return nil, "", err
+		return nil, options, err
 	}
-	spec := o.processSpec()
+	spec = o.processSpec()
 	spec.Args, spec.Env, spec.Cwd = p.Args, p.Env, p.WorkingDir
-	return spec, p.User, nil
+	return spec, runtime.ProcessOptions{
+		User:      p.User,
+		Stdin:     x.Stdin,
+		Stdout:    x.Stdout,
+		Stderr:    x.Stderr,
+		WaitDelay: x.WaitDelay,
+	}, nil
 }
 
 // PID is the process on the host.

@@ -27,25 +27,35 @@ func bootTime() int64 {
 // tick is the unit of start times in /proc: USER_HZ is 100 on all that Go runs on.
 const tick = 10 * time.Millisecond
 
-// killForeign sends a signal to the process of another Engine's container.
-func (e *Engine) killForeign(id string, sig syscall.Signal) error {
+// openRunning gives the record and a pidfd of the process of a container of any
+// Engine, if it runs.
+func (e *Engine) openRunning(id string) (*os.File, *record, error) {
 	r, err := e.root.records().read(id)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	alive, err := e.root.alive(r.Owner.Engine)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if state := e.snapshot(r, alive).State; !state.live() {
-		return notRunning(state)
+		return nil, nil, notRunning(state)
 	}
 	fd, err := openProcess(r.PID, r.Since, r.Until)
 	if err != nil {
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fd), "process "+strconv.Itoa(r.PID)), r, nil
+}
+
+// killForeign sends a signal to the process of another Engine's container.
+func (e *Engine) killForeign(id string, sig syscall.Signal) error {
+	process, r, err := e.openRunning(id)
+	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	err = unix.PidfdSendSignal(fd, sig, nil, 0)
+	defer process.Close()
+	err = unix.PidfdSendSignal(int(process.Fd()), sig, nil, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return notRunning(StateExited)
 	}

@@ -92,6 +92,14 @@ func program(args []string) int {
 			}
 			fmt.Println(l)
 		}
+	case "namespaces": // and the host name
+		files, _ := filepath.Glob("/proc/self/ns/*")
+		for _, f := range files {
+			target, _ := os.Readlink(f)
+			fmt.Println(target)
+		}
+		name, _ := os.Hostname()
+		fmt.Println(name)
 	case "links":
 		files, _ := filepath.Glob("/proc/self/fd/*")
 		for _, f := range files {

@@ -317,13 +317,15 @@ func TestConfined(t *testing.T) {
 		"admin": func(s *specs.Spec) {
 			s.Process.Capabilities.Bounding = append(runtime.DefaultCapabilities(), "CAP_SYS_ADMIN")
 		},
-		"ambient":      func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_SYS_TIME"} },
-		"permitted":    func(s *specs.Spec) { s.Process.Capabilities.Permitted = []string{"CAP_DAC_READ_SEARCH"} },
-		"host network": func(s *specs.Spec) { s.Linux.Namespaces = namespaces(s.Linux.Namespaces, NetworkHost) },
-		"its network":  sharing(specs.NetworkNamespace, "/proc/1/ns/net"),
-		"its pids":     sharing(specs.PIDNamespace, "/proc/1/ns/pid"),
-		"its ipc":      sharing(specs.IPCNamespace, "/proc/1/ns/ipc"),
-		"its mounts":   sharing(specs.MountNamespace, "/proc/1/ns/mnt"),
+		"ambient":   func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_SYS_TIME"} },
+		"permitted": func(s *specs.Spec) { s.Process.Capabilities.Permitted = []string{"CAP_DAC_READ_SEARCH"} },
+		"host network": func(s *specs.Spec) {
+			s.Linux.Namespaces = namespaces(s.Linux.Namespaces, &Config{Network: NetworkHost})
+		},
+		"its network": sharing(specs.NetworkNamespace, "/proc/1/ns/net"),
+		"its pids":    sharing(specs.PIDNamespace, "/proc/1/ns/pid"),
+		"its ipc":     sharing(specs.IPCNamespace, "/proc/1/ns/ipc"),
+		"its mounts":  sharing(specs.MountNamespace, "/proc/1/ns/mnt"),
 		"bind mount": func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/run", Type: "bind", Source: "/run"})
 		},

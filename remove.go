@@ -64,7 +64,12 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 	}
 	// Whatever happens from here on, the container is no more; a record that
 	// another program has removed is no error of this one's memory.
-	err = c.engine.removeRecord(c.id, c.engine.drafts.give, nil)
+	err = c.engine.removeRecord(c.id, c.engine.drafts.give, func(r *record) error {
+		if r.Exposed { // by another program
+			o.exposed.Store(true)
+		}
+		return nil
+	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}

@@ -12,14 +12,17 @@ import (
 // the image but what its process is. Labels and annotations stay behind
 // (CVE-2026-53488, CVE-2026-94603: an image switched isolation off by them).
 func (o *own) spec() (*specs.Spec, error) {
-	s := runtime.DefaultSpec()
-	s.Hostname = o.process.Hostname
-	o.setProcess(s.Process)
-	if err := o.config.Security.apply(s, o.capabilities); err != nil {
+	s, err := o.confinement()
+	if err != nil {
 		return nil, err
 	}
-	s.Linux.Namespaces = namespaces(s.Linux.Namespaces, o.config.Network)
+	if o.config.UTS == NamespaceOwn {
+		s.Hostname = o.process.Hostname
+	}
 	setShmSize(s.Mounts, o.config.Resources.ShmSize)
+	if o.config.IPC == NamespaceHost {
+		shareShm(s.Mounts)
+	}
 	s.Mounts = addMounts(s.Mounts, o.config.Mounts)
 	devices := s.Linux.Resources.Devices
 	*s.Linux.Resources = *o.resources
@@ -27,6 +30,17 @@ func (o *own) spec() (*specs.Spec, error) {
 	if n := o.config.Resources.OOMScoreAdj; n != 0 {
 		s.Process.OOMScoreAdj = &n
 	}
+	return s, nil
+}
+
+// confinement is what of the spec is any process's of the container.
+func (o *own) confinement() (*specs.Spec, error) {
+	s := runtime.DefaultSpec()
+	o.setProcess(s.Process)
+	if err := o.config.Security.apply(s, o.capabilities); err != nil {
+		return nil, err
+	}
+	s.Linux.Namespaces = namespaces(s.Linux.Namespaces, &o.config)
 	return s, nil
 }
 

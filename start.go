@@ -73,10 +73,16 @@ func (c *Container) start(ctx context.Context) error {
 	if err := r.output.connect(&o.config, o.log, o.runs+1); err != nil {
 		return err
 	}
+	shared, err := c.join(spec)
+	if err != nil {
+		return err
+	}
+	defer shared.close()
 	options, err := c.createOptions(ctx, r) // with a mount for rt to close
 	if err != nil {
 		return err
 	}
+	options.Shm = shared.shm
 	if !confined(spec) || !confinedProcess(spec.Process, &options.ProcessOptions) {
 		o.exposed.Store(true)
 	}
@@ -101,6 +107,7 @@ func (c *Container) started(r *run, since, until int64) error {
 		Layer:   o.layer.name,
 		Since:   since,
 		Until:   until,
+		Cgroup:  r.container.CgroupPath(),
 	})
 	if err != nil {
 		// It has been removed by another program, or cannot be written down:
@@ -208,10 +215,11 @@ func (c *Container) createOptions(ctx context.Context, r *run) (runtime.CreateOp
 	return runtime.CreateOptions{
 		ID:     c.id,
 		Rootfs: rootfs,
+		Init:   o.config.Init,
+		Files:  notCovered(hostFiles(c.engine.sharedNetwork(o.config.Network), o.process.Hostname), o.config.Mounts),
 
 		CgroupParent: o.config.CgroupParent,
 
-		Files: notCovered(hostFiles(o.config.Network, o.process.Hostname), o.config.Mounts),
 		ProcessOptions: runtime.ProcessOptions{
 			User:   first(o.process.User, "0"),
 			Stdin:  o.config.Stdin,

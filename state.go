@@ -76,6 +76,13 @@ type ContainerInfo struct {
 	Security     Security `json:"security"`
 	Mounts       []Mount  `json:"mounts,omitempty"`
 	Network      Network  `json:"network"`
+	// PIDNamespace, IPCNamespace and UTSNamespace are PID, IPC and UTS of its
+	// Config.
+	PIDNamespace Namespace `json:"pid_namespace,omitempty"`
+	IPCNamespace Namespace `json:"ipc_namespace,omitempty"`
+	UTSNamespace Namespace `json:"uts_namespace,omitempty"`
+	// Init tells that it has an init.
+	Init bool `json:"init,omitempty"`
 }
 
 // recordVersion is the version of the members of a record.
@@ -98,6 +105,10 @@ type record struct {
 	// the end of the last run.
 	Log    bool  `json:"log,omitempty"`
 	Logged int64 `json:"logged,omitempty"`
+	// Cgroup is that of the last run, for who enters it from another program,
+	// which has to set Exposed before: see confined.
+	Cgroup  string `json:"cgroup,omitempty"`
+	Exposed bool   `json:"exposed,omitempty"`
 }
 
 func (r *record) check(path, id string) error {
@@ -127,6 +138,7 @@ type (
 		Layer   string    `json:"layer"`
 		Since   int64     `json:"since"`
 		Until   int64     `json:"until"`
+		Cgroup  string    `json:"cgroup"`
 	}
 	exitChange struct {
 		State    State     `json:"state"`
@@ -144,6 +156,9 @@ type (
 	}
 	logChange struct {
 		Log bool `json:"log"`
+	}
+	exposedChange struct {
+		Exposed bool `json:"exposed"`
 	}
 )
 
@@ -172,12 +187,15 @@ func (e *Engine) newRecord(id string, img *Image, c *Config, p Process) *record 
 		Process:   p,
 		Resources: c.Resources,
 		Rlimits:   c.Rlimits,
+		Security:  c.Security,
+		Mounts:    c.Mounts,
+		Network:   c.Network,
 
 		CgroupParent: c.CgroupParent,
-
-		Security: c.Security,
-		Mounts:   c.Mounts,
-		Network:  c.Network,
+		PIDNamespace: c.PID,
+		IPCNamespace: c.IPC,
+		UTSNamespace: c.UTS,
+		Init:         c.Init,
 	}
 	if names := img.Names(); len(names) > 0 {
 		r.ImageName = names[0]

@@ -41,7 +41,17 @@ func (*Container) rootfs(context.Context) (runtime.Rootfs, error) {
 
 func (*own) spec() (*specs.Spec, error) { return nil, supported() }
 
+func (*own) confinement() (*specs.Spec, error) { return nil, supported() }
+
 func (*own) processSpec() *specs.Process { return new(specs.Process) }
+
+type joined struct{ shm *os.File }
+
+func (*Container) join(*specs.Spec) (*joined, error) { return nil, supported() }
+
+func (*joined) close() {}
+
+func (*Engine) openRunning(string) (*os.File, *record, error) { return nil, nil, supported() }
 
 func (*Engine) waitForeign(context.Context, string, int) (Status, error) {
 	return Status{}, supported()

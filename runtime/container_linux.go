@@ -380,6 +380,7 @@ func (run *creation) forking(k *keeper, c *child, slot uintptr) error {
 // is in the cgroup: the kernel does not, and the process may have been replaced.
 func (c *Container) kill() {
 	c.process.kill()
+	c.letDie()
 	if c.process.keeper.outside {
 		c.cgroup.Kill(context.Background())
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -152,10 +151,4 @@ func (c *Container) letDie() {
 	c.pause.turn <- struct{}{}
 	defer func() { <-c.pause.turn }()
 	c.cgroup.Thaw() // fails where it is gone, or can no longer be frozen
-}
-
-// kill ends the first process, and with it the container.
-func (c *Container) kill() {
-	c.process.Signal(context.Background(), unix.SIGKILL)
-	c.letDie()
 }
