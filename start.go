@@ -107,7 +107,6 @@ func (c *Container) started(r *run, since, until int64) error {
 		Layer:   o.layer.name,
 		Since:   since,
 		Until:   until,
-		Cgroup:  r.container.CgroupPath(),
 	})
 	if err != nil {
 		// It has been removed by another program, or cannot be written down:

@@ -138,7 +138,6 @@ type (
 		Layer   string    `json:"layer"`
 		Since   int64     `json:"since"`
 		Until   int64     `json:"until"`
-		Cgroup  string    `json:"cgroup"`
 	}
 	exitChange struct {
 		State    State     `json:"state"`

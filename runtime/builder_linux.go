@@ -29,13 +29,15 @@ type builder struct {
 	spare []maskPair
 	files []uintptr // slots of detached mounts of CreateOptions.Files
 
-	shm     *os.File // of CreateOptions, as init
-	init    bool
-	joined  []joinedNamespace
-	pidNS   uintptr // descriptor of the pid namespace that it joins, or 0
-	pidSlot uintptr // for the pid of what a program forks, in the keeper's pid namespace
-	pidPage uintptr // size of the page that the slot is in
-	outside bool    // the keeper is the one outside, see keeper
+	shm  *os.File // of CreateOptions, as init
+	init bool
+
+	hostCgroups bool // the cgroup namespace is the host's
+	joined      []joinedNamespace
+	pidNS       uintptr // descriptor of the pid namespace that it joins, or 0
+	pidSlot     uintptr // for the pid of what a program forks, in the keeper's pid namespace
+	pidPage     uintptr // size of the page that the slot is in
+	outside     bool    // the keeper is the one outside, see keeper
 
 	copyMasks    bool       // spare is one pair, of which copies are mounted
 	explained    *explained // not nil: the program is to be read, not run
@@ -306,6 +308,7 @@ func (b *builder) namespaces() (created, entered uintptr) {
 		b.invalid(errdefs.ErrNotImplemented, "no mount namespace of its own")
 	}
 	b.outside = created&unix.CLONE_NEWPID == 0
+	b.hostCgroups = entered&unix.CLONE_NEWCGROUP == 0
 	if b.joins(unix.CLONE_NEWPID) {
 		b.pidSlot, b.pidPage = b.pageSlot()
 	}

@@ -225,6 +225,10 @@ var cgroupTree = (*cgroup.Cgroup).Tree
 // mountCgroup shows the container its own cgroup.
 func (b *builder) mountCgroup(destination string, attrs uint64) {
 	what := "mount cgroup on " + destination
+	if b.hostCgroups && (b.explained != nil || b.rt.cgroups.host.Mode() == cgroup.Unified) {
+		b.bindHostCgroup(what, destination, attrs)
+		return
+	}
 	if b.explained != nil || b.rt.cgroups.host.Mode() == cgroup.Unified {
 		slot := b.childMount(what, "cgroup2", attrs, nil)
 		b.attach(what, slot, destination)
@@ -243,6 +247,29 @@ func (b *builder) mountCgroup(destination string, attrs uint64) {
 	slot := b.words(uint64(b.send(int(tree.Fd()))))
 	b.attach(what, slot, destination)
 	b.made = append(b.made, madeMount{destination, slot})
+}
+
+// bindHostCgroup is mountCgroup for a container in the host's cgroup namespace,
+// which sees what the host does. To mount cgroup2 there would change the options
+// that the host has mounted it with (cgroup_get_tree in kernel/cgroup/cgroup.c).
+func (b *builder) bindHostCgroup(what, destination string, attrs uint64) {
+	const source = "/sys/fs/cgroup"
+	fd, ok := b.obtain(func() (*os.File, error) {
+		tree, _, err := openBind(&specs.Mount{Source: source, Options: []string{"bind"}})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		if err := unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attrs}); err != nil {
+			tree.Close()
+			return nil, fmt.Errorf("%s: %w", what, os.NewSyscallError("mount_setattr", err))
+		}
+		return tree, nil
+	}, func() string { return "detached copy of " + source })
+	if ok {
+		slot := b.words(uint64(fd))
+		b.attach(what, slot, destination)
+		b.made = append(b.made, madeMount{destination, slot})
+	}
 }
 
 // bindCgroups is mountCgroup on a v1 or hybrid host whose kernel does not mount

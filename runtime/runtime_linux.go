@@ -123,6 +123,9 @@ func (r *Runtime) Close() error {
 		if c.paused() || c.process.keeper.outside {
 			c.kill()
 		}
+		if c.process.keeper.outside {
+			<-c.process.child.ended
+		}
 	}
 	for _, k := range keepers {
 		if k != nil {
