@@ -222,6 +222,7 @@ func TestExecEndsWithPrograms(t *testing.T) {
 	if _, err := c.Exec(t.Context(), ExecConfig{Args: []string{"x"}}); !errors.Is(err, ErrFailedPrecondition) {
 		t.Errorf("after its program's end: %v", err)
 	}
+	testEngine(t, root) // sweeps what both have left
 }
 
 // Programs that remove one container at the same time do it once; execs that
@@ -234,15 +235,15 @@ func TestRemoveOtherProgramsRace(t *testing.T) {
 		var group sync.WaitGroup
 		var mu sync.Mutex
 		removed := 0
-		for i := range 6 {
-			from := e
-			if i%2 == 1 {
-				from = second
-			}
+		var handles []*Container
+		for _, from := range []*Engine{e, second, e, second} {
 			c, err := from.Lookup(t.Context(), "theirs")
 			if err != nil {
 				t.Fatal(err)
 			}
+			handles = append(handles, c)
+		}
+		for _, c := range handles {
 			group.Go(func() {
 				err := c.Remove(t.Context(), RemoveOptions{Force: true})
 				mu.Lock()

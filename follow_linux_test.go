@@ -589,4 +589,5 @@ func TestFollowContainers(t *testing.T) {
 	if info, err := c.Inspect(t.Context()); seen < 2000 || err != nil || info.State != StateExited || info.Owner.Alive {
 		t.Errorf("%d entries, %+v, %v", seen, info, err)
 	}
+	testEngine(t, root) // sweeps its cgroup
 }

@@ -69,8 +69,8 @@ func runTests(m *testing.M) int {
 
 // parents are the directories that engines make their cgroups below.
 func parents() []string {
-	dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent + "/")
-	unified, _ := filepath.Glob("/sys/fs/cgroup/" + cgroupParent + "/")
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent)
+	unified, _ := filepath.Glob("/sys/fs/cgroup/" + cgroupParent)
 	return append(dirs, unified...)
 }
 

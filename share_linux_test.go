@@ -32,7 +32,7 @@ func TestSharedNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours := started(t, e, img, Config{Name: "ours", Args: []string{"pause"}})
-	newOtherProgram(t, root, ref, "theirs", "pause")
+	other := newOtherProgram(t, root, ref, "theirs", "pause")
 	theirs, err := e.Lookup(t.Context(), "theirs")
 	if err != nil {
 		t.Fatal(err)
@@ -91,6 +91,7 @@ func TestSharedNamespaces(t *testing.T) {
 	if r, err := e.root.records().read(theirs.ID()); err != nil || !r.Exposed {
 		t.Errorf("%+v, %v", r, err)
 	}
+	other.end()
 }
 
 // The files about names and networks are those of whose network it is.
@@ -199,6 +200,7 @@ func TestHostPidKillNine(t *testing.T) {
 	defer process.Close()
 	other.kill()
 	awaitProcess(t, process)
+	testEngine(t, root) // sweeps the cgroup
 }
 
 func TestInit(t *testing.T) {
