@@ -153,6 +153,25 @@ func TestExecOtherPrograms(t *testing.T) {
 	if r, err := e.root.records().read(c.ID()); err != nil || !r.Exposed {
 		t.Errorf("not exposed: %+v, %v", r, err)
 	}
+	// A number that has become another process's is not entered.
+	pid := func(n int) {
+		if err := e.root.records().change(c.ID(), map[string]int{"pid": n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pid(os.Getpid())
+	if _, err := c.Exec(t.Context(), ExecConfig{Args: []string{"x"}}); !errors.Is(err, ErrFailedPrecondition) {
+		t.Errorf("exec by a number that is another's: %v", err)
+	}
+	img, err := e.LookupImage(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joins := create(t, e, img, Config{Args: []string{"exit", "0"}, Network: Network("container:" + c.ID())})
+	if err := joins.Start(t.Context()); !errors.Is(err, ErrFailedPrecondition) {
+		t.Errorf("join by a number that is another's: %v", err)
+	}
+	pid(info.PID)
 	if err := c.Kill(t.Context(), syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}

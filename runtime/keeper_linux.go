@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -495,6 +496,7 @@ func (k *keeper) exited(pid int, status unix.WaitStatus) {
 		next := c.next()
 		c.next = nil
 		stray, ended := k.strays[next]
+		ended = ended && !k.hasChild(next)
 		delete(k.strays, next)
 		k.forkSeen()
 		if next > 0 && k.children[next] == nil {
@@ -509,6 +511,16 @@ func (k *keeper) exited(pid int, status unix.WaitStatus) {
 	}
 	c.status, c.known = status, true
 	close(c.ended)
+}
+
+// hasChild tells of a keeper outside, which reaps others' orphans too, that a pid
+// which has ended is a living child's by now.
+func (k *keeper) hasChild(pid int) bool {
+	if !k.outside {
+		return false
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err == nil && bytes.Contains(status, fmt.Appendf(nil, "\nPPid:\t%d\n", k.pid))
 }
 
 // forkSeen ends what expectFork has begun; k.mu is held.
@@ -607,6 +619,7 @@ func (k *keeper) adopt(pid int) *child {
 	if pid > 0 && k.children[pid] == nil {
 		c = &child{pid: pid, ended: make(chan struct{})}
 		status, ended := k.strays[pid]
+		ended = ended && !k.hasChild(pid)
 		switch {
 		case ended:
 			c.status, c.known = status, true

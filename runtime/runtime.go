@@ -13,6 +13,15 @@
 // maps the program and runs it, and its last call is execve. When a call fails,
 // the error names it (see StepError).
 //
+// # Namespaces
+//
+// Namespaces that a spec lists are the container's own, or with a path joined:
+// the path is opened once, and must be of a namespace of that kind. Those that it
+// does not list are the caller's. A mount namespace of its own is a must. What
+// shares its pid namespace with others comes into it last, when it has nothing
+// left to do but to execute its command; it ends with that namespace, and when its
+// first process ends all that is in its cgroup is killed, as no kernel does it.
+//
 // # Lifecycle
 //
 // Create makes the container's process and everything that it lives in, and

@@ -339,6 +339,10 @@ func TestShm(t *testing.T) {
 func TestHostPid(t *testing.T) {
 	r := openTest(t)
 	root := newRootfs(t)
+	idle(t, r, nil)
+	if r.outer != nil {
+		t.Error("a keeper outside that nobody needs")
+	}
 	s := newSpec(t, root, "view")
 	shareNamespace(s, specs.PIDNamespace, "")
 	v := viewOf(t, r, s, CreateOptions{})
