@@ -105,10 +105,8 @@ type record struct {
 	// the end of the last run.
 	Log    bool  `json:"log,omitempty"`
 	Logged int64 `json:"logged,omitempty"`
-	// Cgroup is that of the last run, for who enters it from another program,
-	// which has to set Exposed before: see confined.
-	Cgroup  string `json:"cgroup,omitempty"`
-	Exposed bool   `json:"exposed,omitempty"`
+	// Exposed is set before another program enters it: see confined.
+	Exposed bool `json:"exposed,omitempty"`
 }
 
 func (r *record) check(path, id string) error {
