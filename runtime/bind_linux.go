@@ -29,6 +29,8 @@ type bindPlan struct {
 	top, all    unix.MountAttr // of the mount itself, and of those below it too
 	propagation unix.MountAttr
 	deep        bool // propagation is of those below too
+	idMap       bool
+	idMapFlags  uint // AT_RECURSIVE: those below too
 }
 
 // planBind reads the options. Without one for it, nothing propagates.
@@ -39,6 +41,10 @@ func planBind(options []string) (p bindPlan, err error) {
 		switch {
 		case option == "bind" || option == "rbind":
 			p.recursive = p.recursive || option == "rbind"
+		case option == "idmap":
+			p.idMap = true
+		case option == "ridmap":
+			p.idMap, p.idMapFlags = true, unix.AT_RECURSIVE
 		case bindPropagation[option] != 0:
 			p.propagation.Propagation, p.deep = bindPropagation[option], false
 		case bindPropagation[deep] != 0:
@@ -75,10 +81,13 @@ func changeAttr(attr *unix.MountAttr, option string) bool {
 }
 
 // openBind makes a detached copy of a mount's source, with the attributes that
-// it is to have. The host's path is resolved here, once; links in it are
+// it is to have, for a container with the user namespace given or none. The host's path is resolved here, once; links in it are
 // followed, as the caller's they are.
-func openBind(m *specs.Mount) (tree *os.File, isDir bool, err error) {
+func openBind(m *specs.Mount, user *UserNamespace) (tree *os.File, isDir bool, err error) {
 	plan, err := planBind(m.Options)
+	if err == nil {
+		err = plan.checkUser(m, user)
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -101,11 +110,31 @@ func openBind(m *specs.Mount) (tree *os.File, isDir bool, err error) {
 	if err == nil {
 		err = plan.apply(fd)
 	}
+	if err == nil && plan.idMap {
+		err = idMapMount(tree, user, plan.idMapFlags)
+	}
 	if err != nil {
 		tree.Close()
 		return nil, false, fmt.Errorf("source %s: %w", m.Source, err)
 	}
 	return tree, info.IsDir(), nil
+}
+
+// checkUser refuses what a container's user namespace, or the lack of one, makes
+// impossible. A mount that lists mappings is id-mapped also without the option.
+func (p *bindPlan) checkUser(m *specs.Mount, user *UserNamespace) error {
+	own := len(m.UIDMappings)+len(m.GIDMappings) > 0
+	p.idMap = p.idMap || own
+	switch {
+	case user == nil && p.idMap:
+		return fmt.Errorf("id-mapped without a user namespace: %w", errdefs.ErrInvalidArgument)
+	case own && !(slices.Equal(m.UIDMappings, user.ids.uids) && slices.Equal(m.GIDMappings, user.ids.gids)):
+		return fmt.Errorf("other id mappings than the container's: %w", errdefs.ErrNotImplemented)
+	case user != nil && p.propagation.Propagation == unix.MS_SHARED:
+		// The kernel makes it a slave when the mount namespace is copied.
+		return fmt.Errorf("shared propagation out of a user namespace: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // apply changes the detached mount. Propagation is first: from then on nothing
@@ -133,7 +162,7 @@ func (p *bindPlan) apply(fd int) error {
 func (b *builder) bind(m *specs.Mount, destination string) {
 	isDir := true
 	fd, ok := b.obtain(func() (tree *os.File, err error) {
-		if tree, isDir, err = openBind(m); err != nil {
+		if tree, isDir, err = openBind(m, b.user); err != nil {
 			err = fmt.Errorf("mount on %s: %w", destination, err)
 		}
 		return tree, err

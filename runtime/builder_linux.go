@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,6 +23,7 @@ type builder struct {
 	rt     *Runtime
 	cgroup *cgroup.Cgroup
 	spec   *specs.Spec
+	user   *UserNamespace // nil: the container has none of its own
 	err    error
 
 	root  uintptr // slot of an O_PATH descriptor of the container's root
@@ -66,9 +68,12 @@ func newBuilder(rt *Runtime, spec *specs.Spec, c *cgroup.Cgroup) *builder {
 // not in common with the keeper.
 func (b *builder) container(l *launch, link int) uintptr {
 	created, entered := b.namespaces()
-	b.shm, b.init = l.options.Shm, l.options.Init
+	b.shm, b.init, b.user = l.options.Shm, l.options.Init, l.user
 	if b.init && b.joins(unix.CLONE_NEWPID) {
 		b.invalid(errdefs.ErrInvalidArgument, "an init in a pid namespace that is joined, and has one")
+	}
+	if b.user != nil && (len(b.joined) > 0 || b.outside) {
+		b.invalid(errdefs.ErrNotImplemented, "a user namespace of its own, where another namespace is not")
 	}
 	b.stdio(l.streams.child, link)
 	b.enterCgroup()
@@ -76,7 +81,7 @@ func (b *builder) container(l *launch, link int) uintptr {
 	b.unshare(created)
 	b.prepareFiles(l.options.Files)
 	b.prepareMasks(l.root.overlay != nil)
-	b.enterRoot(l.root)
+	b.enterRoot(l)
 	b.mounts()
 	b.attachFiles(l.options.Files)
 	b.sysctls(created)
@@ -91,6 +96,9 @@ func (b *builder) container(l *launch, link int) uintptr {
 	}
 	if b.pidNS != 0 {
 		b.add("choose the pid namespace", unix.SYS_SETNS, b.pidNS, unix.CLONE_NEWPID)
+	}
+	if b.user != nil {
+		b.enterUser(created)
 	}
 	b.closeDescriptors()
 	return entered
@@ -282,6 +290,7 @@ var cloneFlags = map[specs.LinuxNamespaceType]uintptr{
 	specs.UTSNamespace:     unix.CLONE_NEWUTS,
 	specs.IPCNamespace:     unix.CLONE_NEWIPC,
 	specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	specs.UserNamespace:    unix.CLONE_NEWUSER,
 }
 
 // namespaces checks the spec's namespaces and returns the flags of the new
@@ -325,8 +334,16 @@ func nested(spec *specs.Spec) bool {
 // The keeper leaves it to the child so that containers start in parallel.
 func (b *builder) unshare(created uintptr) {
 	b.add("new session", unix.SYS_SETSID)
-	b.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).orSkip(anyErrno, 0)
+	if b.user != nil {
+		b.unshareOwned(created)
+		return
+	}
+	b.sessionKeyring()
 	b.add("unshare namespaces", unix.SYS_UNSHARE, b.enterNetwork(created))
+}
+
+func (b *builder) sessionKeyring() {
+	b.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).orSkip(anyErrno, 0)
 }
 
 func (b *builder) makePrivate() {
@@ -339,14 +356,15 @@ func (b *builder) makePrivate() {
 // pivot_root the old root lies on top of the new one, and ".." in the root, of a
 // link as "../../etc", leads to what is mounted there, also with RESOLVE_IN_ROOT
 // (fs/namei.c, handle_dots, step_into).
-func (b *builder) enterRoot(r *root) {
+func (b *builder) enterRoot(l *launch) {
+	r := l.root
 	if r.overlay == nil {
 		fd := b.send(r.fd())
 		b.explained.note(fd, "the root: a detached mount of "+r.name)
 		b.root = b.words(uint64(fd))
 		b.add("attach the root", unix.SYS_MOVE_MOUNT, fd, b.string(""), atCwd, b.string("/"), unix.MOVE_MOUNT_F_EMPTY_PATH)
 	} else {
-		b.root = b.mountOverlayByProgram(r.overlay)
+		b.root = b.mountOverlayByProgram(r.overlay, l.options.Rootfs.IDMap)
 	}
 	dot := b.string(".")
 	b.add("enter the root", unix.SYS_FCHDIR, b.root).with(flagArg0)
@@ -382,9 +400,26 @@ func (b *builder) sysctls(created uintptr) {
 			b.invalid(errdefs.ErrInvalidArgument, "sysctl %s without a proc mount", name)
 			continue
 		}
-		what := "set sysctl " + name
-		fd := b.openSafe(what, dir, rel, unix.O_WRONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
-		b.add(what, unix.SYS_WRITE, fd, b.string(value), uintptr(len(value))).with(flagArg0)
+		b.sysctl("set sysctl "+name, dir, rel, value)
+	}
+}
+
+// sysctl writes one parameter. The kernel looks at the effective user id: those
+// of a namespace that belongs to a user namespace are for that one's root where
+// the kernel has come to that (System V IPC, for one), else for the host's.
+func (b *builder) sysctl(what string, dir uintptr, rel, value string) {
+	const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV
+	fd, name, how := b.slot(), b.string(rel), b.openHow(unix.O_WRONLY, resolve)
+	if b.user != nil {
+		uid, _ := b.user.ids.root()
+		b.effectiveUser(uid)
+		b.lookup(what, dir, name, how, fd, flagArg0).after(unix.EACCES).found(effectiveUserSteps + lookupAttempts)
+		b.effectiveUser(0)
+	}
+	b.lookup(what, dir, name, how, fd, flagArg0).found(0)
+	b.add(what, unix.SYS_WRITE, fd, b.string(value), uintptr(len(value))).with(flagArg0)
+	if b.user != nil {
+		b.effectiveUser(0)
 	}
 }
 
@@ -453,9 +488,12 @@ func (l lookup) found(n int) {
 }
 
 // missing goes on behind the attempts where there is nothing of the name.
-func (l lookup) missing() lookup {
+func (l lookup) missing() lookup { return l.after(unix.ENOENT) }
+
+// after goes on behind the attempts when they meet an errno.
+func (l lookup) after(errno syscall.Errno) lookup {
 	for i := range l.steps {
-		l.steps[i].orSkip(unix.ENOENT, len(l.steps)-1-i)
+		l.steps[i].orSkip(errno, len(l.steps)-1-i)
 	}
 	return l
 }

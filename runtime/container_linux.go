@@ -29,6 +29,7 @@ type Container struct {
 	process *Process
 	cgroup  *cgroup.Cgroup
 	ns      uintptr // CLONE_NEW flags of its namespaces
+	ids     *idMap  // nil: those of the host
 	filter  *filter // of its processes
 	unified bool    // they are in the v2 cgroup
 	standby standby // for the next exec
@@ -84,6 +85,9 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 	if o.Rootfs.Mount != nil {
 		defer o.Rootfs.Mount.Close()
 	}
+	if o.UserNamespace != nil {
+		defer o.UserNamespace.Close()
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -111,7 +115,15 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 			r.cgroups.remove(c.cgroup)
 		}
 	}()
-	root, err := openRoot(spec, o.Rootfs)
+	user, err := r.userNamespace(ctx, spec, o.UserNamespace)
+	if err != nil {
+		return nil, err
+	}
+	if user != nil {
+		defer user.Close()
+		c.ids = &user.ids
+	}
+	root, err := openRoot(spec, o.Rootfs, user)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +132,7 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 	if err != nil {
 		return nil, err
 	}
-	if err := c.launch(ctx, k, &launch{spec, o, root, streams, wait}); err != nil {
+	if err := c.launch(ctx, k, &launch{spec, o, root, streams, wait, user}); err != nil {
 		streams.close()
 		return nil, err
 	}
@@ -148,14 +160,15 @@ func checkSpec(spec *specs.Spec) error {
 		return no(errdefs.ErrInvalidArgument, "no linux section")
 	case spec.Hooks != nil:
 		return no(errdefs.ErrNotImplemented, "hooks")
-	case len(spec.Linux.UIDMappings) > 0 || len(spec.Linux.GIDMappings) > 0:
-		return no(errdefs.ErrNotImplemented, "id mappings")
 	case spec.Linux.RootfsPropagation != "" && spec.Linux.RootfsPropagation != "private" && spec.Linux.RootfsPropagation != "rprivate":
 		return no(errdefs.ErrNotImplemented, "rootfs propagation "+spec.Linux.RootfsPropagation)
 	case spec.Linux.MountLabel != "" || spec.Linux.IntelRdt != nil || spec.Linux.Personality != nil || len(spec.Linux.TimeOffsets) > 0:
 		return no(errdefs.ErrNotImplemented, "mount label, Intel RDT, personality or time offsets")
 	case len(spec.Linux.Devices) > 0 && !slices.ContainsFunc(spec.Mounts, isDev):
 		return no(errdefs.ErrNotImplemented, "devices without a tmpfs on /dev")
+	}
+	if err := checkUserNamespace(spec); err != nil {
+		return fmt.Errorf("spec: %w", err)
 	}
 	return checkProcess(spec.Process)
 }
@@ -170,6 +183,7 @@ type launch struct {
 	root    *root
 	streams *streams
 	wait    bool // for Container.Start
+	user    *UserNamespace
 }
 
 // launch compiles the program, has the keeper run it, and waits for it.
@@ -200,6 +214,9 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 	}
 	finish := func(rootfd int) error {
 		credential, err := lookupCredential(rootfd, l.options.User, l.spec.Process)
+		if err == nil {
+			err = c.ids.checkCredential(credential)
+		}
 		if err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func TestInvalidSpecs(t *testing.T) {
 		"terminal":   {func(s *specs.Spec, o *CreateOptions) { s.Process.Terminal = true }, missing, "terminal"},
 		"apparmor":   {func(s *specs.Spec, o *CreateOptions) { s.Process.ApparmorProfile = "x" }, missing, "label"},
 		"hooks":      {func(s *specs.Spec, o *CreateOptions) { s.Hooks = &specs.Hooks{} }, missing, "hooks"},
-		"id maps":    {func(s *specs.Spec, o *CreateOptions) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{}} }, missing, "id mappings"},
+		"id maps":    {func(s *specs.Spec, o *CreateOptions) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{}} }, invalid, "id mappings"},
 		"namespace twice": {func(s *specs.Spec, o *CreateOptions) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, s.Linux.Namespaces[0])
 		}, invalid, "two mount namespaces"},

@@ -76,7 +76,11 @@ func (c *Container) credential(p *specs.Process, user string) (*credential, erro
 		return nil, err
 	}
 	defer root.Close()
-	return lookupCredential(int(root.Fd()), user, p)
+	who, err := lookupCredential(int(root.Fd()), user, p)
+	if err == nil {
+		err = c.ids.checkCredential(who)
+	}
+	return who, err
 }
 
 // exec executes a command, through a standby if there is one that fits.
@@ -225,6 +229,9 @@ func (m *middle) enter(keep uintptr) error {
 	m.enterCgroup()
 	m.pidSlot, m.pidPage = m.pageSlot()
 	m.add("enter the container's namespaces", unix.SYS_SETNS, pidfd, c.ns)
+	if c.ns&unix.CLONE_NEWUSER != 0 {
+		m.becomeRoot()
+	}
 	m.add("close descriptors", unix.SYS_CLOSE_RANGE, keep, 0xffffffff, 0)
 	return m.err
 }
@@ -232,7 +239,7 @@ func (m *middle) enter(keep uintptr) error {
 // become makes a process that is in the container what its command will be, up
 // to the seccomp filter.
 func (b *builder) become(p *specs.Process, who *credential, f *filter) {
-	b.add("new session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0).orSkip(anyErrno, 0)
+	b.sessionKeyring()
 	b.workingDirectory(p.Cwd, false)
 	b.signals()
 	b.restrict(p, who, f)

@@ -77,8 +77,15 @@ func Explain(spec *specs.Spec, o CreateOptions) (string, error) {
 	}
 	b := newBuilder(nil, spec, nil)
 	b.explained = &explained{}
+	var user *UserNamespace
+	if hasUserNamespace(spec) {
+		user = &UserNamespace{ids: idMap{spec.Linux.UIDMappings, spec.Linux.GIDMappings}}
+		if err := user.ids.checkCredential(who); err != nil {
+			return "", err
+		}
+	}
 	b.container(&launch{
-		spec: spec, options: &o, root: &root{name: first(path, "the container's layers")}, streams: &streams{child: [3]int{-1, -1, -1}},
+		spec: spec, options: &o, root: &root{name: first(path, "the container's layers")}, streams: &streams{child: [3]int{-1, -1, -1}}, user: user,
 	}, 0)
 	b.finish(spec.Process, who, f)
 	if b.err != nil {

@@ -40,6 +40,14 @@ func TestExplain(t *testing.T) {
 			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
 			o.Files = []File{{Path: "/etc/hosts", ReadOnly: true}}
 		}},
+		"user namespace": {func(s *specs.Spec, o *CreateOptions) {
+			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 10, Hard: 20}}
+			s.Linux.Sysctl = map[string]string{"kernel.msgmax": "9000"}
+			inUserNamespace(s)
+			o.Files = []File{{Path: "/etc/hosts"}}
+			o.User = "1000:1001"
+		}},
 		"host namespaces": {func(s *specs.Spec, o *CreateOptions) {
 			s.Mounts, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, s.Hostname = nil, nil, nil, ""
 			dropNamespace(s, specs.NetworkNamespace)

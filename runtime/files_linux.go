@@ -21,7 +21,7 @@ func (b *builder) prepareFiles(files []File) {
 	fd, ok := b.obtain(func() (*os.File, error) {
 		m, err := b.rt.spares.take("files", newFilesMount)
 		if err == nil {
-			if err = writeFiles(m, files); err != nil {
+			if err = b.writeFiles(m, files); err != nil {
 				m.Close()
 			}
 		}
@@ -44,8 +44,13 @@ func newFilesMount() (*os.File, error) {
 }
 
 // writeFiles names the files by their index.
-func writeFiles(m *os.File, files []File) error {
+func (b *builder) writeFiles(m *os.File, files []File) (err error) {
 	for i, f := range files {
+		if b.user != nil {
+			if f.UID, f.GID, err = b.user.ids.host(f.UID, f.GID); err != nil {
+				return fmt.Errorf("%s: %w", f.Path, err)
+			}
+		}
 		if err := writeFileAt(int(m.Fd()), strconv.Itoa(i), f); err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}
@@ -83,6 +88,9 @@ func writeFileAt(dir int, name string, f File) error {
 // a link, as /etc/resolv.conf often is: the file then covers the link itself,
 // which is not followed.
 func (b *builder) attachFiles(files []File) {
+	if b.err != nil { // of those that there are to be
+		return
+	}
 	empty := b.string("")
 	for i, f := range files {
 		p, ok := cleanAbs(f.Path)

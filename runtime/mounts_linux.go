@@ -166,13 +166,39 @@ func (b *builder) hostMount(what, destination, fstype string, attrs uint64, data
 		}
 	}
 	fd, _ := b.obtain(func() (*os.File, error) {
-		f, err := b.rt.spares.take(recipe.key(), recipe.make)
+		f, err := b.makeMount(&recipe)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", what, needsRoot(err))
 		}
 		return f, err
 	}, recipe.String)
 	return b.words(uint64(fd))
+}
+
+// makeMount makes a mount by its recipe, or takes one that was made ahead. In a
+// user namespace what is in it belongs to those whom the recipe names inside.
+func (b *builder) makeMount(r *mountRecipe) (*os.File, error) {
+	if b.user == nil {
+		return b.rt.spares.take(r.key(), r.make)
+	}
+	var f *os.File
+	var err error
+	if r.fstype == "devpts" { // the owners of terminals are options
+		mapped := *r
+		if mapped.data, err = b.user.ids.options(r.data); err == nil {
+			f, err = mapped.make()
+		}
+	} else {
+		f, err = b.rt.spares.take(r.key(), r.make)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := b.user.ids.own(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // A mountRecipe is all that a mount made by the host is made of.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,14 +37,19 @@ func (r *root) close() {
 }
 
 // openRoot finds the rootfs of a container.
-func openRoot(spec *specs.Spec, o Rootfs) (*root, error) {
+func openRoot(spec *specs.Spec, o Rootfs, user *UserNamespace) (*root, error) {
 	switch {
 	case o.Mount != nil && (o.Overlay != nil || o.Path != ""), o.Overlay != nil && o.Path != "":
 		return nil, fmt.Errorf("rootfs: more than one: %w", errdefs.ErrInvalidArgument)
+	case o.IDMap && user == nil:
+		return nil, fmt.Errorf("rootfs: id-mapped without a user namespace: %w", errdefs.ErrInvalidArgument)
 	case o.Mount != nil:
 		return &root{mount: o.Mount}, nil
 	case o.Overlay != nil:
-		return openOverlay(o.Overlay)
+		if !o.IDMap {
+			user = nil
+		}
+		return openOverlay(o.Overlay, user)
 	}
 	path := o.Path
 	if path == "" && spec.Root != nil {
@@ -66,12 +72,28 @@ func openRoot(spec *specs.Spec, o Rootfs) (*root, error) {
 		f.Close()
 		return nil, fmt.Errorf("rootfs %s: make private: %w", path, err)
 	}
+	if o.IDMap {
+		if err := idMapMount(f, user, unix.AT_RECURSIVE); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("rootfs %s: %w", path, err)
+		}
+	}
 	return &root{mount: f}, nil
 }
 
-func openOverlay(o *Overlay) (*root, error) {
-	m, err := o.Mount()
-	if errdefs.IsNotImplemented(err) {
+// openOverlay mounts an overlay, id-mapped unless user is nil, or leaves it to
+// the container's program.
+func openOverlay(o *Overlay, user *UserNamespace) (_ *root, err error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("rootfs: %w", err)
+	}
+	var m *os.File
+	switch {
+	case user != nil && overlayByDetached():
+		m, err = o.mountIn(user)
+	case user == nil && overlayByDescriptor():
+		m, err = o.mount()
+	default:
 		return &root{overlay: o}, nil
 	}
 	if err != nil {
@@ -85,15 +107,44 @@ func openOverlay(o *Overlay) (*root, error) {
 // is errdefs.ErrNotImplemented on a kernel that takes layers in one string only
 // (before Linux 6.5); there the container's program mounts the Overlay.
 func (o *Overlay) Mount() (*os.File, error) {
-	if len(o.Lower) == 0 {
-		return nil, fmt.Errorf("overlay without a lower layer: %w", errdefs.ErrInvalidArgument)
-	}
-	if (o.Upper == "") != (o.Work == "") {
-		return nil, fmt.Errorf("overlay with only one of upper and work: %w", errdefs.ErrInvalidArgument)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	if !overlayByDescriptor() {
 		return nil, fmt.Errorf("overlay by descriptors needs Linux 6.5: %w", errdefs.ErrNotImplemented)
 	}
+	return o.mount()
+}
+
+// MountIn is Mount for a container with a user namespace of u's mappings. The
+// layers are id-mapped, the writable one too: on the disk a file's owner has the
+// id that it has in the container. u is not needed for it any more afterwards.
+//
+// Upper and Work must be in one directory, which holds no other mounts. The
+// error is errdefs.ErrNotImplemented before Linux 6.15, where the container's
+// program can mount the Overlay (Rootfs.IDMap), and where the file system of a
+// layer does not allow it.
+func (o *Overlay) MountIn(u *UserNamespace) (*os.File, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if !overlayByDetached() {
+		return nil, fmt.Errorf("overlay of detached mounts needs Linux 6.15: %w", errdefs.ErrNotImplemented)
+	}
+	return o.mountIn(u)
+}
+
+func (o *Overlay) check() error {
+	if len(o.Lower) == 0 {
+		return fmt.Errorf("overlay without a lower layer: %w", errdefs.ErrInvalidArgument)
+	}
+	if (o.Upper == "") != (o.Work == "") {
+		return fmt.Errorf("overlay with only one of upper and work: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func (o *Overlay) mount() (*os.File, error) {
 	m, err := mountOverlay(o)
 	if errors.Is(err, unix.EIO) && o.Volatile && o.Upper != "" {
 		seeWriteErrors(o.Upper)
@@ -101,6 +152,32 @@ func (o *Overlay) Mount() (*os.File, error) {
 	}
 	return m, needsRoot(err)
 }
+
+func (o *Overlay) mountIn(u *UserNamespace) (m *os.File, err error) {
+	mapped, done, err := o.idMapped(u)
+	if err != nil {
+		return nil, needsRoot(err)
+	}
+	defer done()
+	err = u.asRoot(func() (err error) {
+		m, err = mapped.mount()
+		return err
+	})
+	return m, err
+}
+
+// top is the directory that holds those of the writable layer, and their names.
+func (o *Overlay) top() (dir, upper, work string, err error) {
+	dir = filepath.Dir(o.Upper)
+	if filepath.Dir(o.Work) != dir {
+		err = fmt.Errorf("id-mapped overlay with upper %s and work %s in two directories: %w", o.Upper, o.Work, errdefs.ErrInvalidArgument)
+	}
+	return dir, filepath.Base(o.Upper), filepath.Base(o.Work), err
+}
+
+// overlayByDetached tells whether overlayfs takes detached mounts as layers,
+// which id-mapped ones are: since Linux 6.15, as open_tree does.
+func overlayByDetached() bool { return overlayByDescriptor() && clonesDetached() }
 
 // seeWriteErrors has the errors seen that a file system has met in writing.
 // While one has not been, overlayfs refuses volatile mounts (Linux 5.11, commit
@@ -199,7 +276,10 @@ const firstLayerFD = 512
 // overlayfs takes only layers whose mount is in the caller's. It opens each
 // layer and names it by descriptor number, from /proc/self/fd: so a hundred
 // layers fit into the page that mount(2) has for options.
-func (b *builder) mountOverlayByProgram(o *Overlay) (rootSlot uintptr) {
+//
+// If idMap is set, what takes the number is an id-mapped clone of the layer,
+// attached over it.
+func (b *builder) mountOverlayByProgram(o *Overlay, idMap bool) (rootSlot uintptr) {
 	p := b.program
 	fd, err := b.rt.hostMountNS()
 	if err != nil {
@@ -209,22 +289,34 @@ func (b *builder) mountOverlayByProgram(o *Overlay) (rootSlot uintptr) {
 	p.add("enter the host's mount namespace", unix.SYS_SETNS, hostns, unix.CLONE_NEWNS)
 	p.add("unshare mount namespace", unix.SYS_UNSHARE, unix.CLONE_NEWNS)
 	b.makePrivate()
+	var user uintptr
+	if idMap {
+		user = b.sendNamespace("user", b.user.user)
+	}
 	var names []string
 	for i, l := range o.Lower {
 		path := l.Path
 		if path == "" {
 			path = l.File.Name()
 		}
-		what, layer, number := "open layer "+path, p.slot(), uintptr(firstLayerFD+i)
-		p.add(what, unix.SYS_OPENAT, atCwd, p.string(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).into(layer)
-		p.add(what, unix.SYS_DUP3, layer, number, unix.O_CLOEXEC).with(flagArg0)
-		p.add(what, unix.SYS_CLOSE, layer).with(flagArg0)
+		b.openLayer(path, uintptr(firstLayerFD+i), user)
 		names = append(names, strconv.Itoa(firstLayerFD+i))
 	}
 	options := []string{"lowerdir=" + strings.Join(names, ":")}
 	at := o.Upper // where to mount: any directory does, as nobody else sees it
 	if o.Upper != "" {
-		options = append(options, "upperdir="+escapeOption(o.Upper), "workdir="+escapeOption(o.Work))
+		upper, work := o.Upper, o.Work
+		if idMap {
+			dir, upperName, workName, err := o.top()
+			if err != nil {
+				b.fail(err)
+			}
+			number := firstLayerFD + len(o.Lower)
+			b.openLayer(dir, uintptr(number), user)
+			dir = strconv.Itoa(number) + "/"
+			upper, work = dir+upperName, dir+workName
+		}
+		options = append(options, "upperdir="+escapeOption(upper), "workdir="+escapeOption(work))
 		if o.Volatile {
 			options = append(options, "volatile")
 		}
@@ -245,6 +337,26 @@ func (b *builder) mountOverlayByProgram(o *Overlay) (rootSlot uintptr) {
 	rootSlot = p.slot()
 	p.add("open the root", unix.SYS_OPENAT, atCwd, target, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).into(rootSlot)
 	return rootSlot
+}
+
+// openLayer gives a directory's descriptor a number: with a user namespace, in
+// the descriptor given, that of an id-mapped clone of it. The clone is attached
+// over the directory, because overlayfs takes no detached mount.
+func (b *builder) openLayer(path string, number, user uintptr) {
+	what, layer := "open layer "+path, b.slot()
+	b.add(what, unix.SYS_OPENAT, atCwd, b.string(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).into(layer)
+	if user != 0 {
+		below, empty := layer, b.string("")
+		layer = b.slot()
+		b.add(what, unix.SYS_OPEN_TREE, below, empty, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH).with(flagArg0).into(layer)
+		attr := b.words(unix.MOUNT_ATTR_IDMAP, 0, 0, uint64(user))
+		b.add("id-map layer "+path, unix.SYS_MOUNT_SETATTR, layer, empty, unix.AT_EMPTY_PATH, attr, sizeofMountAttr).with(flagArg0)
+		b.add(what, unix.SYS_MOVE_MOUNT, layer, empty, below, empty, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH).
+			with(flagArg0 | flagArg2)
+		b.add(what, unix.SYS_CLOSE, below).with(flagArg0)
+	}
+	b.add(what, unix.SYS_DUP3, layer, number, unix.O_CLOEXEC).with(flagArg0)
+	b.add(what, unix.SYS_CLOSE, layer).with(flagArg0)
 }
 
 // escapeLayer quotes a backslash: overlayfs takes it for one that quotes the

@@ -39,6 +39,19 @@
 // none is left behind. Cgroups are; the next Open with the same Options.Dir kills
 // what is left in those of its own naming, and removes them.
 //
+// # User namespaces
+//
+// With a user namespace in the spec, and mappings, the ids of a container are
+// others on the host: its root is nobody there, and its capabilities are worth
+// something in its own namespaces alone. All of these belong to its user
+// namespace but that of pids, so that no other procfs of it can be mounted. What
+// Create has mounted is locked: nobody inside, whatever his capabilities, can
+// unmount it or make it writable. Files have the container's ids on the disk
+// where Rootfs.IDMap says so, in Overlay.MountIn, and on a bind mount with the
+// option "idmap"; else the host's, which nearly all are nobody's inside.
+// User.UID, CreateOptions.User, File.UID, the owners of devices and the options
+// of tmpfs and devpts are ids of the container.
+//
 // # Privileges
 //
 // The calling process needs CAP_SYS_ADMIN and the rest of root's usual
@@ -99,6 +112,12 @@ type CreateOptions struct {
 	// namespace ends with it.
 	Init bool
 
+	// UserNamespace, with the mappings of the spec, was made ahead by
+	// Runtime.NewUserNamespace. Create and Start take it over and close it,
+	// also when they fail. Nil: a spec with a user namespace gets one made by
+	// them, which takes about as long as to start a process.
+	UserNamespace *UserNamespace
+
 	// Files are put into the container from memory, over what the rootfs has
 	// at their paths. They live as long as the container and are writable in it.
 	Files []File
@@ -154,6 +173,14 @@ type Rootfs struct {
 	// Mount is a detached mount, as from Overlay.Mount. Create and Start take
 	// it over and close it, also when they fail.
 	Mount *os.File
+
+	// IDMap says, for a container with a user namespace, that the files in Path
+	// or the layers of Overlay have the ids on the disk that they are to have in
+	// the container: they are mounted id-mapped (Linux 5.12, for Overlay 5.19;
+	// mount_setattr(2)), which their file system has to allow, else the error
+	// is errdefs.ErrNotImplemented. Without it they have the host's. A Mount is
+	// as it was made, see Overlay.MountIn.
+	IDMap bool
 }
 
 // Overlay describes an overlayfs whose top is one container's writable layer.

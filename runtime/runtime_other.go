@@ -47,6 +47,20 @@ func OpenNamespace(*os.File, specs.LinuxNamespaceType) (*os.File, error) { retur
 // OpenShm is errdefs.ErrNotImplemented on this system.
 func OpenShm(*os.File) (*os.File, error) { return nil, errNoLinux }
 
+// A UserNamespace is one on Linux.
+type UserNamespace struct{ none struct{} }
+
+// NewUserNamespace is errdefs.ErrNotImplemented on this system.
+func (r *Runtime) NewUserNamespace(context.Context, []specs.LinuxIDMapping, []specs.LinuxIDMapping) (*UserNamespace, error) {
+	return nil, errNoLinux
+}
+
+// Close does nothing on this system.
+func (u *UserNamespace) Close() error { return nil }
+
+// MountIn is errdefs.ErrNotImplemented on this system.
+func (o *Overlay) MountIn(*UserNamespace) (*os.File, error) { return nil, errNoLinux }
+
 // A Container is one on Linux.
 type Container struct{ none struct{} }
 
