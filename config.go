@@ -165,6 +165,9 @@ func (c *Config) check() error {
 	if err := c.Network.check(); err != nil {
 		return err
 	}
+	if err := c.Security.UserNamespace.check(c); err != nil {
+		return err
+	}
 	return c.checkShares()
 }
 

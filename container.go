@@ -52,6 +52,7 @@ type own struct {
 // run is one run of a container's process.
 type run struct {
 	container *runtime.Container
+	ids       *idRange // nil: the host's
 	output    output
 	forced    chan struct{} // closed by force: Writers of the caller's are not waited for long
 	force     func()

@@ -26,6 +26,7 @@ type Engine struct {
 	images *image.Store
 	holds  holds
 	spares writables
+	ids    idRanges
 	drafts drafts
 
 	mu         sync.Mutex
@@ -84,7 +85,8 @@ func (e *Engine) open() {
 	e.holds.images = e.images
 	e.holds.holder = imageHolder(r.engine)
 	e.holds.bottom = runtime.Lower{Path: r.skeleton()}
-	e.holds.spares = &e.spares
+	e.holds.spares, e.holds.ids = &e.spares, &e.ids
+	e.ids.path, e.ids.runtime = filepath.Join(r.run, "ids"), e.runtime
 	e.spares.dir = filepath.Join(r.engineDir(r.engine), "layers")
 	e.drafts.dir, e.drafts.engine = r.records(), r.engine
 	e.sweep(dead)
@@ -186,6 +188,6 @@ func (e *Engine) Close() error {
 	if e.rt != nil {
 		errs = append(errs, e.rt.Close())
 	}
-	errs = append(errs, e.holds.freeIdle(), e.layers.Close(), e.root.close())
+	errs = append(errs, e.holds.freeIdle(), e.ids.close(), e.layers.Close(), e.root.close())
 	return failed("close engine", "", errors.Join(errs...))
 }

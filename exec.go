@@ -119,6 +119,9 @@ func (c *Container) execForeign(ctx context.Context, x ExecConfig) (*runtime.Pro
 	if err != nil {
 		return nil, err
 	}
+	if r.Security.UserNamespace == UserNamespacePrivate { // the process has its ids
+		container.Linux.Namespaces = append(container.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	}
 	rt, err := c.engine.runtime()
 	if err != nil {
 		return nil, err

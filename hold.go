@@ -29,6 +29,7 @@ type holds struct {
 	holder string
 	bottom runtime.Lower // lowest layer of every container
 	spares *writables
+	ids    *idRanges
 
 	mu   sync.Mutex
 	held map[digest.Digest]*hold
@@ -46,6 +47,7 @@ type hold struct {
 	lowers  []runtime.Lower
 	root    rootAttr
 	ready   readyRoots
+	mapped  readyRoots // for containers with user namespaces
 }
 
 // take adds a user to an image. Each take wants one drop.
@@ -57,6 +59,7 @@ func (h *holds) take(id digest.Digest) (*hold, error) {
 	x := h.held[id]
 	if x == nil {
 		x = new(hold)
+		x.mapped.mapBy(h.ids)
 		h.held[id] = x
 	}
 	x.users++
@@ -109,6 +112,7 @@ func (h *holds) free(id digest.Digest, x *hold) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.ready.stop(h.spares)
+	x.mapped.stop(h.spares)
 	var errs []error
 	for _, m := range x.mounts {
 		errs = append(errs, m.Close())

@@ -309,14 +309,14 @@ func ranIn(t *testing.T, e *Engine, img *Image, c Config, args ...string) (outpu
 	if status, err := made.Wait(t.Context()); err != nil || status.Code != 0 {
 		t.Fatalf("%v: %v, %v\n%s", args, status, err, out.String())
 	}
-	made.own.hold.ready.work.Wait()
+	made.own.ready().work.Wait()
 	removed(t, made)
 	return out.String(), root
 }
 
 func rootOfContainer(c *Container) ranRoot {
 	root := ranRoot{layer: c.own.layer.name}
-	r := &c.own.hold.ready
+	r := c.own.ready()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if i := r.lentTo(c.own.layer); i >= 0 {
@@ -331,7 +331,7 @@ func removed(t *testing.T, c *Container) {
 	if err := c.Remove(t.Context(), RemoveOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	c.own.hold.ready.work.Wait()
+	c.own.ready().work.Wait()
 	c.engine.spares.settle()
 }
 

@@ -49,3 +49,25 @@ func openedOnce(f *os.File) bool {
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
 	return err == nil
 }
+
+// tryLockByte locks one byte of a file, which need not be there. If another
+// holds it, behind is the first byte after what he has locked there.
+func tryLockByte(f *os.File, n int64) (behind int64, err error) {
+	for {
+		err := ofd(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: n, Len: 1})
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return 0, err
+		}
+		lock := unix.Flock_t{Type: unix.F_WRLCK, Start: n, Len: 1}
+		if err := ofd(f, unix.F_OFD_GETLK, &lock); err != nil {
+			return 0, err
+		}
+		if lock.Type != unix.F_UNLCK { // else he has let go meanwhile
+			return max(lock.Start+lock.Len, n+1), nil
+		}
+	}
+}
+
+func unlockByte(f *os.File, n int64) error {
+	return ofd(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Start: n, Len: 1})
+}

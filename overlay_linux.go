@@ -14,35 +14,47 @@ import (
 	"github.com/inboard/engine/runtime"
 )
 
-// rootfs gives a container's root filesystem: its image's layers above the
-// skeleton, and its writable layer, which its first start takes. The overlay
-// is volatile: it is worth nothing once the container is gone, and without
-// that its end would sync the whole filesystem.
-func (c *Container) rootfs(ctx context.Context) (runtime.Rootfs, error) {
+// rootfs gives a container's run its root filesystem: its image's layers above
+// the skeleton, and its writable layer, which its first start takes; and the ids
+// that go with it. The overlay is volatile: it is worth nothing once the
+// container is gone, and without that its end would sync the whole filesystem.
+func (c *Container) rootfs(ctx context.Context, r *run) (runtime.Rootfs, *runtime.UserNamespace, error) {
 	o := c.own
 	lowers, err := c.engine.holds.layers(ctx, o.hold, o.image.image)
 	if err != nil {
-		return runtime.Rootfs{}, err
+		return runtime.Rootfs{}, nil, err
 	}
 	o.mu.Lock()
 	w := o.layer
 	o.mu.Unlock()
-	rootfs := runtime.Rootfs{}
+	got := loan{layer: w}
 	if w == nil {
-		w, rootfs.Mount, err = o.hold.ready.take(&c.engine.spares, o.hold.root, lowers)
-	} else if rootfs.Mount = o.hold.ready.again(w); rootfs.Mount == nil {
-		err = w.ready()
+		got, err = o.ready().take(&c.engine.spares, o.hold.root, lowers)
+	} else if kept, ok := o.ready().again(w); ok {
+		got = kept
+	} else if err = w.ready(); err == nil && o.config.Security.UserNamespace == UserNamespacePrivate {
+		got.ids, err = c.engine.ids.take()
 	}
 	if err != nil {
-		return runtime.Rootfs{}, err
+		return runtime.Rootfs{}, nil, err
 	}
+	r.ids = got.ids
 	o.mu.Lock()
-	o.layer = w
+	o.layer = got.layer
 	o.mu.Unlock()
-	if rootfs.Mount == nil {
-		rootfs.Overlay = w.overlay(lowers)
+	rootfs := runtime.Rootfs{Mount: got.mount}
+	if got.mount == nil {
+		rootfs.Overlay, rootfs.IDMap = got.layer.overlay(lowers), got.ids != nil
 	}
-	return rootfs, nil
+	return rootfs, got.user, nil
+}
+
+// ready are the root filesystems that suit the container.
+func (o *own) ready() *readyRoots {
+	if o.config.Security.UserNamespace == UserNamespacePrivate {
+		return &o.hold.mapped
+	}
+	return &o.hold.ready
 }
 
 // overlay is a container's root filesystem with w at the top.
@@ -54,14 +66,14 @@ func (w *writable) overlay(lowers []runtime.Lower) *runtime.Overlay {
 // may come next. The container's own start has made all that it takes.
 func (c *Container) readyNext() {
 	x := c.own.hold
-	x.ready.refill(&c.engine.spares, x.root, x.lowers)
+	c.own.ready().refill(&c.engine.spares, x.root, x.lowers)
 }
 
 // giveLayer gives up the writable layer of a container that is no more; unless
 // again is false, another container may have it, if this one left it blank.
 func (c *Container) giveLayer(w *writable, again bool) {
 	w.spent = !again || c.own.exposed.Load()
-	c.own.hold.ready.back(&c.engine.spares, w)
+	c.own.ready().back(&c.engine.spares, w)
 }
 
 // layers gives what a container's overlay stands on, topmost first, mounted

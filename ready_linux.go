@@ -42,16 +42,32 @@ const (
 // the superblock's options, which takes CAP_SYS_ADMIN. What is left is that the
 // kernel has some names in its cache: the same that it has cached of the image's
 // layers, which all of its containers share anyway.
+//
+// For a container with a user namespace of its own, the mount shows the layers
+// with the ids of one range, which stays with it.
 type readyRoot struct {
 	layer *writable
 	mount *os.File
-	loans int       // how many containers have had it
-	since time.Time // when it was made, lent or given back
+	ids   *idRange               // nil: the host's own
+	user  *runtime.UserNamespace // of ids, for the next container; nil: to be made
+	loans int                    // how many containers have had it
+	since time.Time              // when it was made, lent or given back
+}
+
+// A loan is what a container gets of a readyRoot: all of it is his to give back,
+// or to close.
+type loan struct {
+	layer *writable
+	mount *os.File // nil: for the runtime to make, or to tell why it cannot be made
+	ids   *idRange
+	user  *runtime.UserNamespace // nil: for the runtime to make
 }
 
 // readyRoots are those of one image. They are made after each start, while it
 // is likely that another one follows.
 type readyRoots struct {
+	ranges *idRanges // nil: the containers have the host's ids
+
 	mu      sync.Mutex
 	roots   []readyRoot // the last one put in is the first to be taken
 	lent    []readyRoot // what containers have clones of
@@ -66,92 +82,105 @@ type readyRoots struct {
 // cloneMount is runtime.CloneMount; tests take it away.
 var cloneMount = runtime.CloneMount
 
-// take gives a container a root filesystem, one that is ready or a new one:
-// its writable layer, and its mount, for the container to own. There is no mount
-// where the runtime has to make it, or to tell why it cannot be made.
-func (r *readyRoots) take(p *writables, attr rootAttr, lowers []runtime.Lower) (*writable, *os.File, error) {
+// mapBy makes them those of containers with user namespaces. It comes first.
+func (r *readyRoots) mapBy(ranges *idRanges) { r.ranges = ranges }
+
+// take gives a container a root filesystem, one that is ready or a new one.
+func (r *readyRoots) take(p *writables, attr rootAttr, lowers []runtime.Lower) (loan, error) {
 	for {
 		root, ok := r.pop()
 		if !ok {
 			break
 		}
 		if root.sound() {
-			w, m := r.lend(p, root)
-			return w, m, nil
+			return r.lend(p, root), nil
 		}
-		root.drop(p)
+		r.drop(p, root)
 	}
-	w, err := p.take(attr)
+	root, err := r.newRoot(p, attr)
 	if err != nil {
-		return nil, nil, err
+		return loan{}, err
 	}
-	root, err := mountRoot(p, w, lowers)
-	if w.spent {
-		p.give(w)
-		return nil, nil, err
+	err = r.mount(p, &root, lowers)
+	if root.layer.spent {
+		r.drop(p, root)
+		return loan{}, err
 	}
 	if err != nil {
-		return w, nil, nil
+		return loan{root.layer, nil, root.ids, root.user}, nil
 	}
-	w, m := r.lend(p, root)
-	return w, m, nil
+	return r.lend(p, root), nil
 }
 
+// pop takes the last root that lacks nothing, or the last one.
 func (r *readyRoots) pop() (readyRoot, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := len(r.roots)
-	if n == 0 {
+	i := len(r.roots) - 1
+	if i < 0 {
 		return readyRoot{}, false
 	}
-	root := r.roots[n-1]
-	r.roots = r.roots[:n-1]
+	for i > 0 && r.lacksUser(&r.roots[i]) {
+		i--
+	}
+	if r.lacksUser(&r.roots[i]) {
+		i = len(r.roots) - 1
+	}
+	root := r.roots[i]
+	r.roots = slices.Delete(r.roots, i, i+1)
 	return root, true
 }
 
+func (r *readyRoots) lacksUser(root *readyRoot) bool { return r.ranges != nil && root.user == nil }
+
 // lend gives a container a clone of a root, or the root itself, not to come
 // back.
-func (r *readyRoots) lend(p *writables, root readyRoot) (*writable, *os.File) {
+func (r *readyRoots) lend(p *writables, root readyRoot) loan {
+	l := loan{root.layer, root.mount, root.ids, root.user}
 	if root.layer.given.changed == (unix.Timespec{}) { // whether it is left blank would not be known for sure
-		return root.layer, root.mount
+		return l
 	}
 	clone, err := cloneMount(root.mount)
 	if err != nil {
-		return root.layer, root.mount
+		return l
 	}
+	l.mount = clone
+	root.user = nil
 	root.loans++
 	root.since = time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopped || len(r.lent) >= maxKept {
 		root.mount.Close() // the clone keeps the overlay mounted
-		return root.layer, clone
+		return l
 	}
+	r.ranges.share(root.ids)
 	r.lent = append(r.lent, root)
 	r.arm(p)
-	return root.layer, clone
+	return l
 }
 
 // again gives a container that has exited another clone of what it had, if that
 // is kept still. If it is not, the overlay is not mounted any more.
-func (r *readyRoots) again(w *writable) *os.File {
+func (r *readyRoots) again(w *writable) (loan, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := r.lentTo(w)
 	if i < 0 {
-		return nil
+		return loan{}, false
 	}
 	root := &r.lent[i]
 	if root.sound() {
 		if clone, err := cloneMount(root.mount); err == nil {
 			root.loans++
 			root.since = time.Now()
-			return clone
+			return loan{w, clone, r.ranges.share(root.ids), nil}, true
 		}
 	}
 	root.mount.Close()
+	r.ranges.release(root.ids)
 	r.lent = slices.Delete(r.lent, i, i+1)
-	return nil
+	return loan{}, false
 }
 
 // lentTo finds a container's root by its writable layer; r.mu is held.
@@ -175,6 +204,7 @@ func (r *readyRoots) back(p *writables, w *writable) {
 	w.spent = w.spent || root.loans >= maxLoans || !w.blank(root.mount)
 	if w.spent || !r.put(p, root) {
 		w.mount = root.mount
+		r.ranges.release(root.ids)
 		p.give(w)
 	}
 }
@@ -198,7 +228,7 @@ func (r *readyRoots) refill(p *writables, attr rootAttr, lowers []runtime.Lower)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.started = time.Now()
-	if r.stopped || r.making || len(r.roots) >= maxReady {
+	if r.stopped || r.making || r.complete() >= maxReady {
 		return
 	}
 	r.making = true
@@ -208,48 +238,107 @@ func (r *readyRoots) refill(p *writables, attr rootAttr, lowers []runtime.Lower)
 	})
 }
 
-// makeOne makes one root; false when no more are wanted.
+// complete counts the roots that lack nothing; r.mu is held.
+func (r *readyRoots) complete() (n int) {
+	for i := range r.roots {
+		if !r.lacksUser(&r.roots[i]) {
+			n++
+		}
+	}
+	return n
+}
+
+// makeOne makes one root, or what one lacks; false when no more are wanted.
 func (r *readyRoots) makeOne(p *writables, attr rootAttr, lowers []runtime.Lower) bool {
-	root, err := newReadyRoot(p, attr, lowers)
-	if err == nil && !r.put(p, root) {
-		root.drop(p)
+	tried, err := r.makeUser()
+	if !tried {
+		err = r.makeRoot(p, attr, lowers)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if errors.Is(err, ErrNotImplemented) { // on this kernel a container's program mounts its overlay
 		r.stopped = true
 	}
-	r.making = err == nil && !r.stopped && len(r.roots) < maxReady
+	r.making = err == nil && !r.stopped && r.complete() < maxReady
 	return r.making
 }
 
-func newReadyRoot(p *writables, attr rootAttr, lowers []runtime.Lower) (readyRoot, error) {
-	w, err := p.take(attr)
-	if err != nil {
-		return readyRoot{}, err
+// makeUser makes the next user namespace of a root that lacks it, if there is
+// one. The root can be taken meanwhile.
+func (r *readyRoots) makeUser() (tried bool, err error) {
+	r.mu.Lock()
+	i := slices.IndexFunc(r.roots, func(root readyRoot) bool { return r.lacksUser(&root) })
+	if i < 0 {
+		r.mu.Unlock()
+		return false, nil
 	}
-	root, err := mountRoot(p, w, lowers)
+	ids := r.ranges.share(r.roots[i].ids)
+	r.mu.Unlock()
+	defer r.ranges.release(ids)
+	user, err := r.ranges.namespace(ids)
 	if err != nil {
-		p.give(w)
+		return true, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i = slices.IndexFunc(r.roots, func(root readyRoot) bool { return root.ids == ids && root.user == nil })
+	if i < 0 || r.stopped {
+		return true, user.Close()
+	}
+	r.roots[i].user = user
+	return true, nil
+}
+
+func (r *readyRoots) makeRoot(p *writables, attr rootAttr, lowers []runtime.Lower) error {
+	root, err := r.newRoot(p, attr)
+	if err != nil {
+		return err
+	}
+	if err = r.mount(p, &root, lowers); err != nil || !r.put(p, root) {
+		r.drop(p, root)
+	}
+	return err
+}
+
+// newRoot gathers what a root is mounted of.
+func (r *readyRoots) newRoot(p *writables, attr rootAttr) (root readyRoot, err error) {
+	if r.ranges != nil {
+		if root.ids, err = r.ranges.take(); err != nil {
+			return root, err
+		}
+		if root.user, err = r.ranges.namespace(root.ids); err != nil {
+			r.ranges.release(root.ids)
+			return root, err
+		}
+	}
+	if root.layer, err = p.take(attr); err != nil {
+		r.dropIDs(root)
 	}
 	return root, err
 }
 
-// mountRoot mounts an overlay with w at the top. If w turns out to be not blank,
-// it is spent.
-func mountRoot(p *writables, w *writable, lowers []runtime.Lower) (readyRoot, error) {
-	m, err := w.overlay(lowers).Mount()
+// mount mounts a root's overlay. If its layer turns out to be not blank, that
+// is spent.
+func (r *readyRoots) mount(p *writables, root *readyRoot, lowers []runtime.Lower) (err error) {
+	w := root.layer
+	var m *os.File
+	if root.user != nil {
+		m, err = w.overlay(lowers).MountIn(root.user)
+	} else {
+		m, err = w.overlay(lowers).Mount()
+	}
 	if err != nil {
-		return readyRoot{}, err
+		return err
 	}
 	if p.exactChanges() {
 		if err := w.seal(); err != nil {
 			m.Close()
 			w.spent = true
-			return readyRoot{}, fmt.Errorf("writable layer %s: %w", w.name, err)
+			return fmt.Errorf("writable layer %s: %w", w.name, err)
 		}
 	}
-	return readyRoot{layer: w, mount: m}, nil
+	root.mount = m
+	return nil
 }
 
 // sound tells whether the overlay can be had by another container. A volatile
@@ -266,9 +355,19 @@ func (r *readyRoot) sound() bool {
 	return unix.Syncfs(fd) == nil
 }
 
-func (r readyRoot) drop(p *writables) {
-	r.mount.Close()
-	p.give(r.layer)
+func (r *readyRoots) drop(p *writables, root readyRoot) {
+	if root.mount != nil {
+		root.mount.Close()
+	}
+	r.dropIDs(root)
+	p.give(root.layer)
+}
+
+func (r *readyRoots) dropIDs(root readyRoot) {
+	if root.user != nil {
+		root.user.Close()
+	}
+	r.ranges.release(root.ids)
 }
 
 // arm has what is there looked through after a while; r.mu is held.
@@ -313,6 +412,7 @@ func (r *readyRoots) expire(p *writables, now time.Time) {
 			return false
 		}
 		root.mount.Close()
+		r.ranges.release(root.ids)
 		return true
 	})
 	r.armed = false
@@ -321,7 +421,7 @@ func (r *readyRoots) expire(p *writables, now time.Time) {
 	}
 	r.mu.Unlock()
 	for _, root := range dropped {
-		root.drop(p)
+		r.drop(p, root)
 	}
 }
 
@@ -339,9 +439,10 @@ func (r *readyRoots) stop(p *writables) {
 	r.roots, r.lent = nil, nil
 	r.mu.Unlock()
 	for _, root := range roots {
-		root.drop(p)
+		r.drop(p, root)
 	}
 	for _, root := range lent {
 		root.mount.Close()
+		r.ranges.release(root.ids)
 	}
 }

@@ -26,6 +26,7 @@ import (
 //	RUN/root                 whose run directory it is
 //	RUN/containers/ID        records
 //	RUN/names/NAME           claims of names
+//	RUN/ids                  whose lock of a byte is a claim of user ids
 //	RUN/runtime              package runtime
 type root struct {
 	dir, run string

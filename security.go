@@ -31,6 +31,9 @@ type Security struct {
 	// those dropped; with ALL dropped, none but those added.
 	CapAdd  []string `json:"cap_add,omitempty"`
 	CapDrop []string `json:"cap_drop,omitempty"`
+	// UserNamespace gives the container user and group ids of its own. Empty: it
+	// has the host's.
+	UserNamespace UserNamespace `json:"user_namespace,omitempty"`
 	// Seccomp replaces Docker's default profile; it must not be changed
 	// afterwards. Nil: the default.
 	Seccomp *specs.LinuxSeccomp `json:"seccomp,omitempty"`

@@ -68,6 +68,7 @@ func (c *Container) start(ctx context.Context) error {
 	defer func() {
 		if r.container == nil {
 			r.output.drop()
+			c.engine.ids.release(r.ids)
 		}
 	}()
 	if err := r.output.connect(&o.config, o.log, o.runs+1); err != nil {
@@ -83,6 +84,7 @@ func (c *Container) start(ctx context.Context) error {
 		return err
 	}
 	options.Shm = shared.shm
+	r.ids.apply(spec)
 	if !confined(spec) || !confinedProcess(spec.Process, &options.ProcessOptions) {
 		o.exposed.Store(true)
 	}
@@ -112,6 +114,7 @@ func (c *Container) started(r *run, since, until int64) error {
 		// It has been removed by another program, or cannot be written down:
 		// a container that nobody can find must not run.
 		err = errors.Join(err, r.container.Delete(context.Background()))
+		c.engine.ids.release(r.ids)
 		r.force()
 		_, _ = r.output.wait(0, r.forced)
 		return err
@@ -146,6 +149,8 @@ func (c *Container) finish(r *run) {
 		o.mu.Lock()
 		o.layer = nil
 		o.mu.Unlock()
+	} else {
+		c.engine.ids.release(r.ids)
 	}
 	close(r.released)
 }
@@ -207,18 +212,17 @@ func (r *run) signal(ctx context.Context, sig syscall.Signal) error {
 // createOptions gathers what the runtime needs beside the spec.
 func (c *Container) createOptions(ctx context.Context, r *run) (runtime.CreateOptions, error) {
 	o := c.own
-	rootfs, err := c.rootfs(ctx)
+	rootfs, user, err := c.rootfs(ctx, r)
 	if err != nil {
 		return runtime.CreateOptions{}, err
 	}
 	return runtime.CreateOptions{
-		ID:     c.id,
-		Rootfs: rootfs,
-		Init:   o.config.Init,
-		Files:  notCovered(hostFiles(c.engine.sharedNetwork(o.config.Network), o.process.Hostname), o.config.Mounts),
-
-		CgroupParent: o.config.CgroupParent,
-
+		ID:            c.id,
+		Rootfs:        rootfs,
+		UserNamespace: user,
+		CgroupParent:  o.config.CgroupParent,
+		Init:          o.config.Init,
+		Files:         notCovered(hostFiles(c.engine.sharedNetwork(o.config.Network), o.process.Hostname), o.config.Mounts),
 		ProcessOptions: runtime.ProcessOptions{
 			User:   first(o.process.User, "0"),
 			Stdin:  o.config.Stdin,

@@ -28,15 +28,24 @@ type (
 	writable   struct{ name string }
 	rootAttr   struct{}
 	readyRoots struct{}
+	idRange    struct{}
+	idRanges   struct {
+		path    string
+		runtime func() (*runtime.Runtime, error)
+	}
 )
 
 func (*writables) close()                    {}
 func (*readyRoots) stop(*writables)          {}
+func (*readyRoots) mapBy(*idRanges)          {}
+func (*idRange) apply(*specs.Spec)           {}
+func (*idRanges) release(*idRange)           {}
+func (*idRanges) close() error               { return nil }
 func (*Container) readyNext()                {}
 func (*Container) giveLayer(*writable, bool) {}
 
-func (*Container) rootfs(context.Context) (runtime.Rootfs, error) {
-	return runtime.Rootfs{}, supported()
+func (*Container) rootfs(context.Context, *run) (runtime.Rootfs, *runtime.UserNamespace, error) {
+	return runtime.Rootfs{}, nil, supported()
 }
 
 func (*own) spec() (*specs.Spec, error) { return nil, supported() }

@@ -255,7 +255,7 @@ func (b *builder) mountCgroup(destination string, attrs uint64) {
 func (b *builder) bindHostCgroup(what, destination string, attrs uint64) {
 	const source = "/sys/fs/cgroup"
 	fd, ok := b.obtain(func() (*os.File, error) {
-		tree, _, err := openBind(&specs.Mount{Source: source, Options: []string{"bind"}})
+		tree, _, err := openBind(&specs.Mount{Source: source, Options: []string{"bind"}}, nil)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}
