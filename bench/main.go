@@ -35,6 +35,7 @@ var benchmarks = []benchmark{
 	{"start", "create, start, wait for and remove a container of true", benchStart},
 	{"start-idle", "the same, once every 300 ms", benchStartIdle},
 	{"start-heap", "the same from a process with a heap of 3 GB; the limit is the same from a small one", benchStartHeap},
+	{"userns", "the same with a user namespace for each container; the limit is without", benchUserns},
 	{"exec", "true in a running container", benchExec},
 	{"parallel", "containers of true, 16 at a time", benchParallel},
 	{"mounts", "lines that 200 running containers add to the host's mount table", benchMounts},

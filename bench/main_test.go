@@ -47,7 +47,7 @@ func TestShort(t *testing.T) {
 		}
 		names = append(names, r.Name)
 	}
-	want := strings.Fields("start start-idle start-heap exec parallel mounts unpack unpack-dir logging weight weight-modules")
+	want := strings.Fields("start start-idle start-heap userns exec parallel mounts unpack unpack-dir logging weight weight-modules")
 	if !slices.Equal(names, want) {
 		t.Errorf("results %q, want %q", names, want)
 	}

@@ -87,12 +87,18 @@ func (o *ours) start(ctx context.Context) error {
 
 // startPhases is start, and tells how long each of the phases took.
 func (o *ours) startPhases(ctx context.Context) (took [4]time.Duration, err error) {
+	return o.startOf(ctx, engine.Config{})
+}
+
+// startOf is startPhases with what a configuration says of it.
+func (o *ours) startOf(ctx context.Context, config engine.Config) (took [4]time.Duration, err error) {
+	config.Args, config.Network = []string{"/bin/true"}, engine.NetworkNone
 	last := time.Now()
 	done := func(phase int) {
 		now := time.Now()
 		took[phase], last = now.Sub(last), now
 	}
-	c, err := o.engine.Create(ctx, o.image, engine.Config{Args: []string{"/bin/true"}, Network: engine.NetworkNone})
+	c, err := o.engine.Create(ctx, o.image, config)
 	if err != nil {
 		return took, err
 	}
