@@ -368,6 +368,13 @@ func (b *builder) enterRoot(l *launch) {
 	}
 	dot := b.string(".")
 	b.add("enter the root", unix.SYS_FCHDIR, b.root).with(flagArg0)
+	if b.user != nil && r.overlay == nil {
+		// What lies below is the keeper's root, and in the mount namespace that
+		// enterUser makes nobody can take the root off it. To detach it would
+		// wait for an RCU grace period, as leaving this namespace does then.
+		b.add("chroot", unix.SYS_CHROOT, dot)
+		return
+	}
 	b.add("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
 	b.add("detach the old root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
 	b.add("enter /", unix.SYS_CHDIR, b.string("/"))
