@@ -12,9 +12,9 @@ import (
 )
 
 // What is read through an index is cached twice, as the index's and as the
-// tar's; the latter pages are dropped when nobody uses the layer, but not more
-// often than this.
-const trimEvery = time.Second
+// tar's. The latter pages are dropped every so often while a layer is in use,
+// and once more when nobody uses it any longer.
+const trimEvery = 2 * time.Second
 
 // A Mount is the files of a layer, or of a cover, ready to be a lower layer of
 // an overlay. It may be used by several goroutines at once.
@@ -29,8 +29,8 @@ type Mount struct {
 type mounted struct {
 	file  *os.File
 	path  string
-	tar   *os.File      // index form
-	trim  time.Time     // when tar's pages were dropped
+	parts []*os.File    // index form: what the index points into
+	trim  time.Time     // when their pages were dropped
 	refs  int           // guarded by Store.mu
 	ready chan struct{} // closed when file or err is set
 	err   error
@@ -71,7 +71,7 @@ func (m *Mount) Close() error {
 			err = s.forget(m.id, m.m)
 		} else if now := time.Now(); now.Sub(m.m.trim) > trimEvery {
 			m.m.trim = now
-			dropPages(m.m.tar)
+			m.m.dropPages()
 		}
 	})
 	return err
@@ -112,6 +112,9 @@ func (s *Store) mount(l *Layer) (*Mount, error) {
 	}
 	<-m.ready
 	if m.err == nil {
+		if len(m.parts) > 0 {
+			s.trimLater()
+		}
 		return &Mount{store: s, id: id, m: m}, nil
 	}
 	s.mu.Lock()
@@ -121,6 +124,52 @@ func (s *Store) mount(l *Layer) (*Mount, error) {
 		delete(s.mounts, id) // the next one may try again
 	}
 	return nil, m.err
+}
+
+// trimLater has the pages dropped of what is mounted, from now on.
+func (s *Store) trimLater() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.trimming || s.closed:
+		return
+	case s.trimmer == nil:
+		s.trimmer = time.AfterFunc(trimEvery, s.trim)
+	default:
+		s.trimmer.Reset(trimEvery)
+	}
+	s.trimming = true
+}
+
+// trim drops the pages of all layers in use, and does so again until there are
+// none: to look for pages that are not there takes the kernel a microsecond.
+func (s *Store) trim() {
+	var used []*mounted
+	s.mu.Lock()
+	for _, m := range s.mounts {
+		select {
+		case <-m.ready:
+			if m.refs > 0 && len(m.parts) > 0 {
+				m.trim = time.Now()
+				used = append(used, m)
+			}
+		default:
+		}
+	}
+	s.trimming = len(used) > 0 && !s.closed
+	if s.trimming {
+		s.trimmer.Reset(trimEvery)
+	}
+	s.mu.Unlock()
+	for _, m := range used {
+		m.dropPages()
+	}
+}
+
+func (m *mounted) dropPages() {
+	for _, f := range m.parts {
+		dropPages(f)
+	}
 }
 
 // forget drops a mount; the lock is held.
@@ -133,10 +182,11 @@ func (s *Store) forget(id digest.Digest, m *mounted) error {
 
 func (m *mounted) close() error {
 	var errs []error
-	for _, f := range []*os.File{m.file, m.tar} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
+	if m.file != nil {
+		errs = append(errs, m.file.Close())
+	}
+	for _, f := range m.parts {
+		errs = append(errs, f.Close())
 	}
 	if m.work != nil {
 		errs = append(errs, m.work.end())

@@ -55,8 +55,8 @@ func (s *Store) open(l *Layer, m *mounted) error {
 func (m *mounted) mount(dir string, rec record) error {
 	var files []*os.File
 	defer func() {
-		for _, f := range files {
-			if f != m.tar {
+		for i, f := range files {
+			if i == 0 || m.parts == nil {
 				f.Close()
 			}
 		}
@@ -78,17 +78,17 @@ func (m *mounted) mount(dir string, rec record) error {
 		return fmt.Errorf("%s: no index: %w", dir, errdefs.ErrDataLoss)
 	}
 	f, err := mountIndex(files[0], files[1:]...)
-	if err == nil && rec.Size > 0 {
-		m.tar = files[1]
+	if err == nil {
+		m.parts = files[1:]
 	}
 	m.file = f
 	return err
 }
 
-// dropPages drops what the page cache has of a file.
+// dropPages drops what the page cache has of a file, if that is not closed yet.
 func dropPages(f *os.File) {
-	if f != nil {
-		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) })
 	}
 }
 

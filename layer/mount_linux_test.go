@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -367,4 +368,55 @@ func openTmpfs(t *testing.T, size int64) *Store {
 	}
 	t.Cleanup(func() { s.Close() })
 	return s
+}
+
+// What is read through an index while it is in use does not stay in the page
+// cache twice.
+func TestPagesOnce(t *testing.T) {
+	s := indexStore(t)
+	l := mustAdd(t, s, tarOf(member{name: "large", data: strings.Repeat("0123456789abcdef", 1<<17)}))
+	m, err := l.Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := os.ReadFile(fdPath(m.File()) + "large"); err != nil {
+		t.Fatal(err)
+	}
+	tar := m.m.parts[0]
+	read := cachedPages(t, tar)
+	if read == 0 {
+		t.Skip("this kernel does not cache what an index points into")
+	}
+	for end := time.Now().Add(time.Minute); cachedPages(t, tar) >= read; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d pages of the tar are cached after a minute still", cachedPages(t, tar))
+		}
+	}
+	// Another one, mounted later, and the same after its first user has gone.
+	again, err := l.Mount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tar.ReadAt(make([]byte, 1<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); cachedPages(t, tar) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d pages of the tar are cached after a minute still", cachedPages(t, tar))
+		}
+	}
+}
+
+func cachedPages(t *testing.T, f *os.File) uint64 {
+	t.Helper()
+	var stat unix.Cachestat_t
+	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{}, &stat, 0); err != nil {
+		t.Skipf("cachestat: %v", err)
+	}
+	return stat.Cache
 }

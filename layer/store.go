@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/inboard/engine/internal/atomicfile"
@@ -53,9 +54,11 @@ type Store struct {
 	dir  string
 	form func() (Form, error) // and why it is no index, when that was asked of a probe
 
-	mu     sync.Mutex
-	mounts map[digest.Digest]*mounted
-	closed bool
+	mu       sync.Mutex
+	mounts   map[digest.Digest]*mounted
+	trimmer  *time.Timer // nil: not needed yet
+	trimming bool        // it runs
+	closed   bool
 }
 
 // Open opens the store in dir, which it makes, mode 0700, where it is missing.
@@ -121,6 +124,9 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	if s.trimmer != nil {
+		s.trimmer.Stop()
+	}
 	var errs []error
 	for id, m := range s.mounts {
 		if m.refs == 0 {
