@@ -42,6 +42,11 @@ var benchmarks = []benchmark{
 	{"unpack", "from an image's compressed layers to a runnable image, synced", benchUnpack},
 	{"unpack-dir", "the same, each layer as a directory", benchUnpackDir},
 	{"logging", "processor time for each MB of output that is logged; the limit is cat to a file", benchLogging},
+	{"layers100", "the same as start of an image with 100 layers; the limit is of one with a single layer", benchLayers},
+	{"running2000", "the same while 1,999 others run; the limit is while none does", benchRunning},
+	{"pagecache", "page cache after 20 containers have read a file of 200 MB; the limit is the file", benchPageCache},
+	{"memory", "memory of the program and the keeper for each idle container of 200", benchMemory},
+	{"threads", "threads of a program with 2,000 running containers", benchThreads},
 	{"weight", "size and modules of a program that pulls and runs", benchWeight},
 }
 
@@ -75,7 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	image := flags.String("image", "", "OCI image `layout` to unpack; empty: the Debian image with a Go toolchain, made with debootstrap if it is not in the cache; with -short a small one")
 	dir := flags.String("dir", os.TempDir(), "`directory` under which all that the bench writes goes")
 	profile := flags.String("cpuprofile", "", "write a CPU profile of this process to `file`")
-	serve := flags.String("serve-start", "", "internal: be the host process of start-heap, with this root `directory`")
+	serve := flags.String("serve-start", "", "internal: be a host process of start-heap and others, with this root `directory`")
 	heap := flags.Int64("serve-heap", 0, "internal: `bytes` of heap of that process")
 	if err := flags.Parse(args); err != nil {
 		return err

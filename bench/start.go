@@ -3,16 +3,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"os/exec"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 )
 
@@ -132,93 +124,20 @@ func benchStartHeap(ctx context.Context, b *bench) (_ []Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	big, stopBig, err := hostProcess(ctx, dir, size)
+	big, err := startHost(ctx, dir, size)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, stopBig()) }()
-	small, stopSmall, err := hostProcess(ctx, dir, 0)
+	defer func() { err = errors.Join(err, big.stop()) }()
+	small, err := startHost(ctx, dir, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, stopSmall()) }()
-	ours := &subject{name: "with a heap", every: 1, measure: big}
-	limit := &subject{name: "without a heap", every: 1, measure: small}
+	defer func() { err = errors.Join(err, small.stop()) }()
+	ours := &subject{name: "with a heap", every: 1, measure: big.start}
+	limit := &subject{name: "without a heap", every: 1, measure: small.start}
 	if err := interleave(ctx, b.rounds(300), true, limit, ours); err != nil {
 		return nil, err
 	}
 	return []Result{compare("start-heap", "ms", (*subject).milliseconds, ours, limit, nil)}, nil
-}
-
-// hostProcess starts this program again with a heap, on the root in dir.
-// measure asks it for one container.
-func hostProcess(ctx context.Context, dir string, heap int64) (measure func(context.Context) (time.Duration, error), stop func() error, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, "-serve-start", dir, "-serve-heap", strconv.FormatInt(heap, 10))
-	cmd.Stderr = os.Stderr
-	// A key press of interrupt is for the first process only, which then ends
-	// this one by closing its input.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return nil }
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, nil, err
-	}
-	lines := bufio.NewScanner(out)
-	measure = func(context.Context) (time.Duration, error) {
-		if _, err := fmt.Fprintln(in); err != nil {
-			return 0, err
-		}
-		if !lines.Scan() {
-			return 0, errors.Join(errors.New("host process ended"), lines.Err())
-		}
-		return time.ParseDuration(lines.Text())
-	}
-	stop = func() error {
-		in.Close()
-		return cmd.Wait()
-	}
-	return measure, stop, nil
-}
-
-// serveStart is that process: for each line that it reads it starts a
-// container and prints how long that took.
-func serveStart(ctx context.Context, dir string, heap int64, in io.Reader, out io.Writer) (err error) {
-	memory := grow(heap)
-	defer func() { _ = len(memory) }()
-	o, err := openOurs(ctx, dir, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, o.close()) }()
-	one := timed(o.start)
-	for lines := bufio.NewScanner(in); lines.Scan(); {
-		took, err := one(ctx)
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintln(out, took); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// grow fills a heap, every page of it written.
-func grow(size int64) []string {
-	var memory []string
-	for ; size > 0; size -= 1 << 20 {
-		memory = append(memory, strings.Repeat("m", 1<<20))
-	}
-	return memory
 }
