@@ -45,6 +45,7 @@ type own struct {
 	runs    int
 	run     *run // the last one
 	layer   *writable
+	copies  *copies // nil: no copy is at work
 	removed bool
 	changed chan struct{} // closed at a start and at removal, then replaced
 }

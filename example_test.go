@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -95,6 +96,37 @@ func ExampleContainer_Start() {
 	case errors.Is(err, engine.ErrFailedPrecondition):
 		fmt.Println("it runs already")
 	case err != nil:
+		log.Fatal(err)
+	}
+}
+
+// Give a container a file before it starts, and fetch what it has made: both as
+// tar streams.
+func ExampleContainer_CopyTo() {
+	ctx := context.Background()
+	c, err := engine.Lookup(ctx, "job")
+	if err != nil {
+		log.Fatal(err)
+	}
+	var input bytes.Buffer
+	w := tar.NewWriter(&input)
+	if err := w.WriteHeader(&tar.Header{Name: "input.txt", Mode: 0o644, Size: 5}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Fprint(w, "hello")
+	if err := w.Close(); err != nil {
+		log.Fatal(err)
+	}
+	if err := c.CopyTo(ctx, "/work", &input, engine.CopyToOptions{}); err != nil {
+		log.Fatal(err)
+	}
+	// ... it runs ...
+	out, err := os.Create("result.tar")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer out.Close()
+	if err := c.CopyFrom(ctx, "/work/result", out, engine.CopyFromOptions{}); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -24,6 +24,9 @@ func (c *Container) rootfs(ctx context.Context, r *run) (runtime.Rootfs, *runtim
 	if err != nil {
 		return runtime.Rootfs{}, nil, err
 	}
+	if m, err := o.copied(ctx); m != nil || err != nil {
+		return runtime.Rootfs{Mount: m}, nil, err
+	}
 	o.mu.Lock()
 	w := o.layer
 	o.mu.Unlock()

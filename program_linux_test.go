@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // programFlag makes this test binary the program of a container: it is the one
@@ -199,6 +201,11 @@ func program(args []string) int {
 			}
 		}
 		fmt.Println("x")
+	case "swap": // two names, until it is killed
+		fmt.Println("ready")
+		for {
+			_ = unix.Renameat2(unix.AT_FDCWD, args[1], unix.AT_FDCWD, args[2], unix.RENAME_EXCHANGE)
+		}
 	case "send-root":
 		if err := sendRoot(args[1:]); err != nil {
 			return fail(err)

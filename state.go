@@ -95,6 +95,9 @@ type record struct {
 	ContainerInfo
 	// Layer is the name of its writable layer among its engine's.
 	Layer string `json:"layer,omitempty"`
+	// Exposed tells that another program has been in its root filesystem, which
+	// therefore can be no other container's.
+	Exposed bool `json:"exposed,omitempty"`
 	// Since and Until bracket the start of PID on CLOCK_BOOTTIME, in
 	// nanoseconds, so that a process that got its number later is not taken
 	// for it.
@@ -105,8 +108,6 @@ type record struct {
 	// the end of the last run.
 	Log    bool  `json:"log,omitempty"`
 	Logged int64 `json:"logged,omitempty"`
-	// Exposed is set before another program enters it: see confined.
-	Exposed bool `json:"exposed,omitempty"`
 }
 
 func (r *record) check(path, id string) error {
@@ -153,6 +154,9 @@ type (
 	}
 	logChange struct {
 		Log bool `json:"log"`
+	}
+	layerChange struct {
+		Layer string `json:"layer"`
 	}
 	exposedChange struct {
 		Exposed bool `json:"exposed"`

@@ -33,7 +33,22 @@ type (
 		path    string
 		runtime func() (*runtime.Runtime, error)
 	}
+	copies struct{}
 )
+
+type containerTree struct{ close func() }
+
+func (*Container) openTree(context.Context) (*containerTree, error) { return nil, supported() }
+
+func (*containerTree) stat(string) (PathInfo, error) { return PathInfo{}, supported() }
+
+func (*containerTree) write(context.Context, string, io.Writer, CopyFromOptions) error {
+	return supported()
+}
+
+func (*containerTree) extract(context.Context, string, io.Reader, string, CopyToOptions) error {
+	return supported()
+}
 
 func (*writables) close()                    {}
 func (*readyRoots) stop(*writables)          {}

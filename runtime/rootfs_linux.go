@@ -302,31 +302,18 @@ func (b *builder) mountOverlayByProgram(o *Overlay, idMap bool) (rootSlot uintpt
 		b.openLayer(path, uintptr(firstLayerFD+i), user)
 		names = append(names, strconv.Itoa(firstLayerFD+i))
 	}
-	options := []string{"lowerdir=" + strings.Join(names, ":")}
-	at := o.Upper // where to mount: any directory does, as nobody else sees it
-	if o.Upper != "" {
-		upper, work := o.Upper, o.Work
-		if idMap {
-			dir, upperName, workName, err := o.top()
-			if err != nil {
-				b.fail(err)
-			}
-			number := firstLayerFD + len(o.Lower)
-			b.openLayer(dir, uintptr(number), user)
-			dir = strconv.Itoa(number) + "/"
-			upper, work = dir+upperName, dir+workName
+	upper, work := o.Upper, o.Work
+	if idMap && upper != "" {
+		dir, upperName, workName, err := o.top()
+		if err != nil {
+			b.fail(err)
 		}
-		options = append(options, "upperdir="+escapeOption(upper), "workdir="+escapeOption(work))
-		if o.Volatile {
-			options = append(options, "volatile")
-		}
-	} else {
-		at = o.Lower[0].Path
+		number := firstLayerFD + len(o.Lower)
+		b.openLayer(dir, uintptr(number), user)
+		dir = strconv.Itoa(number) + "/"
+		upper, work = dir+upperName, dir+workName
 	}
-	for _, option := range overlayOptions {
-		options = append(options, option[0]+"="+option[1])
-	}
-	data := strings.Join(options, ",")
+	data, at := o.mountOptions(names, upper, work)
 	p.add("go to the layers", unix.SYS_CHDIR, p.string("/proc/self/fd"))
 	overlay := p.string("overlay")
 	target := p.string(at)
@@ -357,6 +344,25 @@ func (b *builder) openLayer(path string, number, user uintptr) {
 	}
 	b.add(what, unix.SYS_DUP3, layer, number, unix.O_CLOEXEC).with(flagArg0)
 	b.add(what, unix.SYS_CLOSE, layer).with(flagArg0)
+}
+
+// mountOptions are those of mount(2) for an overlay whose layers have the names
+// given, and where to mount it: any directory does where nobody else sees it.
+func (o *Overlay) mountOptions(names []string, upper, work string) (data, at string) {
+	options := []string{"lowerdir=" + strings.Join(names, ":")}
+	at = o.Upper
+	if upper != "" {
+		options = append(options, "upperdir="+escapeOption(upper), "workdir="+escapeOption(work))
+		if o.Volatile {
+			options = append(options, "volatile")
+		}
+	} else {
+		at = o.Lower[0].Path
+	}
+	for _, option := range overlayOptions {
+		options = append(options, option[0]+"="+option[1])
+	}
+	return strings.Join(options, ","), at
 }
 
 // escapeLayer quotes a backslash: overlayfs takes it for one that quotes the

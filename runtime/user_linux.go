@@ -73,6 +73,20 @@ func lookupCredential(root int, user string, p *specs.Process) (*credential, err
 	return c, nil
 }
 
+// LookupUser finds the user and group of a process that runs as user, as
+// ProcessOptions.User has it, in the passwd and group files below a container's
+// root directory.
+func LookupUser(root *os.File, user string) (uid, gid uint32, err error) {
+	if user == "" {
+		return 0, 0, nil
+	}
+	c, err := lookupCredential(int(root.Fd()), user, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	return c.uid, c.gid, nil
+}
+
 // resolveUser finds a name or a number. What looks like a number is one, even
 // if passwd has it as a name: else an image could give user 1000 the uid 0
 // (CVE-2016-3697). The entry is nil for a number that passwd lacks.

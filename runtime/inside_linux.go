@@ -1,0 +1,138 @@
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	goruntime "runtime"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// CloneRoot clones what the container's first process sees below its root
+// directory, with all that is mounted there, as a detached tree of mounts of the
+// same filesystems. Closing it is all that it needs. Before the caller opens
+// anything in it, by openat2(2) with RESOLVE_IN_ROOT, it is to be given to
+// Quieten. If the process has ended, the error is errdefs.ErrNotFound.
+func (c *Container) CloneRoot() (*os.File, error) {
+	pidfd, err := c.process.pidfdCopy()
+	if err != nil {
+		return nil, err
+	}
+	defer pidfd.Close()
+	return CloneRoot(pidfd)
+}
+
+// CloneRoot is Container.CloneRoot for a process, by its pidfd. The caller needs
+// CAP_SYS_ADMIN and CAP_SYS_CHROOT.
+func CloneRoot(pidfd *os.File) (root *os.File, err error) {
+	onThread(func() {
+		// A mount is cloned only by who is in its mount namespace. No other
+		// thread of this process goes there, and no process of the container
+		// can see this one.
+		if err = unix.Unshare(unix.CLONE_FS); err != nil {
+			err = os.NewSyscallError("unshare", err)
+			return
+		}
+		if err = unix.Setns(int(pidfd.Fd()), unix.CLONE_NEWNS); err != nil {
+			if errors.Is(err, unix.ESRCH) {
+				err = errProcessGone
+			}
+			err = fmt.Errorf("enter the container's mount namespace: %w", err)
+			return
+		}
+		root, err = cloneTree("/", unix.AT_RECURSIVE)
+	})
+	if err != nil {
+		return nil, needsRoot(err)
+	}
+	return root, nil
+}
+
+// Quieten keeps devices in a detached tree of mounts from being opened, files
+// from being executed, and mounts from spreading into it. It is for trees in
+// which the host works on behalf of somebody.
+func Quieten(tree *os.File) error {
+	attr := unix.MountAttr{
+		Attr_set:    unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,
+		Propagation: unix.MS_PRIVATE,
+	}
+	err := unix.MountSetattr(int(tree.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
+	return os.NewSyscallError("mount_setattr", err)
+}
+
+func cloneTree(path string, flags uint) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("clone mounts: %w", os.NewSyscallError("open_tree", err))
+	}
+	return os.NewFile(uintptr(fd), "container root"), nil
+}
+
+// onThread calls f on a thread that ends with it, so that it may change what a
+// thread cannot change back. The process's first thread would not end, and
+// /proc/PID shows its namespaces: it is not taken.
+func onThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		goruntime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			onThread(f)
+			goruntime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-done
+}
+
+// Open mounts the overlay as Mount does, or where that is not possible in
+// another way, which costs a thread and a mount namespace. The mount is detached.
+func (o *Overlay) Open() (*os.File, error) {
+	m, err := o.Mount()
+	if !errdefs.IsNotImplemented(err) {
+		return m, err
+	}
+	onThread(func() {
+		err = unix.Unshare(unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			m, err = o.mountHere()
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount overlay: %w", needsRoot(err))
+	}
+	return m, nil
+}
+
+// mountHere mounts an overlay with mount(2) in a mount namespace that nobody
+// else has, see mountOverlayByProgram, and gives a detached clone.
+func (o *Overlay) mountHere() (*os.File, error) {
+	var names []string
+	for _, l := range o.Lower {
+		path := l.Path
+		if path == "" {
+			path = l.File.Name()
+		}
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open layer %s: %w", path, err)
+		}
+		defer unix.Close(fd)
+		names = append(names, strconv.Itoa(fd))
+	}
+	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
+		return nil, os.NewSyscallError("chdir", err)
+	}
+	data, at := o.mountOptions(names, o.Upper, o.Work)
+	if err := unix.Mount("overlay", at, "overlay", 0, data); err != nil {
+		return nil, err
+	}
+	return cloneTree(at, 0)
+}
