@@ -29,6 +29,7 @@ type Container struct {
 // own is what an Engine knows of a container of its own beyond the record.
 type own struct {
 	image        *Image
+	imageName    string // for events
 	hold         *hold
 	config       Config
 	process      Process
@@ -41,6 +42,7 @@ type own struct {
 	changing sync.Mutex // held by become
 
 	mu      sync.Mutex
+	name    string
 	state   State
 	runs    int
 	run     *run // the last one
@@ -124,6 +126,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 	if err := e.claim(r); err != nil {
 		return nil, err
 	}
+	o.name, o.imageName = r.Name, first(r.ImageName, string(r.Image))
 	draft, err := e.drafts.take()
 	if err == nil {
 		err = e.root.records().create(r, draft)
@@ -140,6 +143,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 	e.mu.Lock()
 	e.containers[id] = made
 	e.mu.Unlock()
+	made.publish(EventCreate)
 	return made, nil
 }
 

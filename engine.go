@@ -27,6 +27,7 @@ type Engine struct {
 	holds  holds
 	spares writables
 	ids    idRanges
+	events eventLog
 	drafts drafts
 
 	mu         sync.Mutex
@@ -89,6 +90,7 @@ func (e *Engine) open() {
 	e.ids.path, e.ids.runtime = filepath.Join(r.run, "ids"), e.runtime
 	e.spares.dir = filepath.Join(r.engineDir(r.engine), "layers")
 	e.drafts.dir, e.drafts.engine = r.records(), r.engine
+	e.events.dir, e.events.engine = r.eventDir(), r.engine
 	e.sweep(dead)
 }
 
@@ -185,6 +187,7 @@ func (e *Engine) Close() error {
 	errs := []error{e.removeAll(containers), e.drafts.close()}
 	e.runs.Wait()
 	e.spares.close()
+	e.events.close()
 	if e.rt != nil {
 		errs = append(errs, e.rt.Close())
 	}

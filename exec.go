@@ -6,6 +6,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -63,6 +64,12 @@ func (c *Container) Exec(ctx context.Context, x ExecConfig) (*Exec, error) {
 	if err != nil {
 		return nil, failed(op, c.id, err)
 	}
+	command := strings.Join(x.Args, " ")
+	c.publish(EventExecStart, "execCommand", command)
+	c.engine.runs.Go(func() {
+		<-p.Settled()
+		c.publishDeath(EventExecDie, p.Status(), "execCommand", command)
+	})
 	return &Exec{c, p}, nil
 }
 

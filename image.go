@@ -74,7 +74,9 @@ func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (*Image, e
 	if err != nil {
 		return nil, failed(op, ref, err)
 	}
-	return &Image{e, img, ref}, nil
+	pulled := &Image{e, img, ref}
+	e.publishImages(EventPull, pulled)
+	return pulled, nil
 }
 
 // LookupImage finds an image by a reference, an ID, or the first digits of an
@@ -158,6 +160,7 @@ func (i *Image) Remove(ctx context.Context, o RemoveImageOptions) (*RemovedImage
 		return nil, failed(op, ref, err)
 	}
 	removed, err := i.engine.images.Remove(ctx, ref, o)
+	i.engine.publishRemoved(string(i.ID()), removed)
 	return removed, failed(op, ref, err)
 }
 

@@ -43,7 +43,9 @@ func (e *Engine) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]*Image
 	}
 	defer leave()
 	loaded, err := e.images.Load(ctx, r, o)
-	return e.loaded(loaded), failed(op, "", err)
+	images := e.loaded(loaded)
+	e.publishImages(EventLoad, images...)
+	return images, failed(op, "", err)
 }
 
 // LoadLayout is Load of an OCI image layout in a directory. The layout is
@@ -56,7 +58,9 @@ func (e *Engine) LoadLayout(ctx context.Context, dir string, o LoadOptions) ([]*
 	}
 	defer leave()
 	loaded, err := e.images.LoadLayout(ctx, dir, o)
-	return e.loaded(loaded), failed(op, dir, err)
+	images := e.loaded(loaded)
+	e.publishImages(EventLoad, images...)
+	return images, failed(op, dir, err)
 }
 
 func (e *Engine) loaded(loaded []image.Loaded) []*Image {
@@ -82,5 +86,7 @@ func (e *Engine) Import(ctx context.Context, img v1.Image, o ImportOptions) (*Im
 	if err != nil {
 		return nil, failed(op, ref, err)
 	}
-	return &Image{e, got, ref}, nil
+	imported := &Image{e, got, ref}
+	e.publishImages(EventImport, imported)
+	return imported, nil
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +16,7 @@ type options struct {
 	root, run    string
 	layerForm    layer.Form
 	cgroupParent string
+	logger       *slog.Logger
 }
 
 // WithRoot says where images, layers and containers are kept. Without it that
@@ -36,8 +38,21 @@ func WithLayerForm(form layer.Form) Option { return func(o *options) { o.layerFo
 // from the root of each hierarchy. Without it that is "inboard".
 func WithCgroupParent(path string) Option { return func(o *options) { o.cgroupParent = path } }
 
+// WithLogger has the Engine tell what it does beside its calls, and what goes
+// wrong there without a call that could return it: sweeps, a keeper that has
+// died, output that was lost, layers that cannot be removed. Records have
+// "engine", "container" or "image" with an ID where they are of one. Without it,
+// or with nil, they go nowhere: the library prints nothing itself.
+func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
+
+// log is where the Engine tells of what no call can return.
+func (e *Engine) log() *slog.Logger { return e.options.logger }
+
 // complete fills in what was not given.
 func (o *options) complete() {
+	if o.logger == nil {
+		o.logger = slog.New(slog.DiscardHandler)
+	}
 	root, run := defaultDirs()
 	if o.run == "" {
 		o.run = run

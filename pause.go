@@ -71,9 +71,15 @@ func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(c
 	case <-r.done:
 		return notRunning(StateExited) // it has ended meanwhile
 	default:
-		return err
 	}
+	if err == nil {
+		c.publish(pauseActions[to])
+	}
+	return err
 }
+
+// pauseActions are the events of the states that a pause and its end lead to.
+var pauseActions = map[State]EventAction{StatePaused: EventPause, StateRunning: EventUnpause}
 
 var (
 	errPaused    = fmt.Errorf("container is paused: unpause it first: %w", ErrFailedPrecondition)

@@ -229,9 +229,9 @@ func (d records) list() ([]string, error) {
 	return ids, nil
 }
 
-// sweep removes the records of the engines that dead tells of. One that cannot
-// be read stays: whose it is is not known.
-func (d records) sweep(dead func(engine string) bool) error {
+// sweep removes the records of the engines that dead tells of, and tells gone of
+// each. One that cannot be read stays: whose it is is not known.
+func (d records) sweep(dead func(engine string) bool, gone func(*record)) error {
 	entries, err := os.ReadDir(string(d))
 	if err != nil {
 		return err
@@ -240,15 +240,21 @@ func (d records) sweep(dead func(engine string) bool) error {
 	for _, entry := range entries {
 		name := entry.Name()
 		var engine string
+		var swept *record
 		if part, ok := strings.CutPrefix(name, "."); ok {
 			engine, _, _ = strings.Cut(part, "-")
 		} else if r, err := d.read(name); err == nil {
-			engine = r.Owner.Engine
+			engine, swept = r.Owner.Engine, r
 		}
-		if dead(engine) {
-			if err := os.Remove(filepath.Join(string(d), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+		if !dead(engine) {
+			continue
+		}
+		err := os.Remove(filepath.Join(string(d), name))
+		switch {
+		case err == nil && swept != nil:
+			gone(swept)
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)

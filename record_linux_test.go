@@ -281,7 +281,7 @@ func TestRecordSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := d.sweep(func(e string) bool { return e == "dead" }); err != nil {
+	if err := d.sweep(func(e string) bool { return e == "dead" }, func(*record) {}); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(string(d))

@@ -73,6 +73,9 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
+	if err == nil {
+		c.publish(EventDestroy)
+	}
 	// The other program may be about to remove the writable layer.
 	return errors.Join(err, c.forget(err == nil))
 }
@@ -127,18 +130,19 @@ func (e *Engine) removeRecord(id string, remove func(*os.File) error, check func
 func (c *Container) removeForeign(ctx context.Context, o RemoveOptions) error {
 	e := c.engine
 	for {
-		var layer string
+		var last *record
 		remove := func(f *os.File) error { return os.Remove(f.Name()) }
 		err := e.removeRecord(c.id, remove, func(r *record) error {
 			alive, err := e.root.alive(r.Owner.Engine)
 			if err == nil && e.snapshot(r, alive).State.live() {
 				err = errRunning
 			}
-			layer = r.Layer
+			last = r
 			return err
 		})
 		if err == nil {
-			return e.removeFiles(c.owner.Engine, c.id, layer)
+			e.publishRecord(last, EventDestroy)
+			return e.removeFiles(c.owner.Engine, c.id, last.Layer)
 		}
 		if !errors.Is(err, errRunning) || !o.Force {
 			return err

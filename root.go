@@ -27,6 +27,7 @@ import (
 //	RUN/containers/ID        records
 //	RUN/names/NAME           claims of names
 //	RUN/ids                  whose lock of a byte is a claim of user ids
+//	RUN/events/N             events
 //	RUN/runtime              package runtime
 type root struct {
 	dir, run string
@@ -43,6 +44,7 @@ func (r *root) layerDir(engine, name string) string {
 }
 func (r *root) skeleton() string { return filepath.Join(r.dir, "skeleton") }
 func (r *root) names() names     { return names(filepath.Join(r.run, "names")) }
+func (r *root) eventDir() string { return filepath.Join(r.run, "events") }
 func (r *root) records() records { return records(filepath.Join(r.run, "containers")) }
 
 // openRoot registers a new engine with a root. The engines that it found dead
@@ -65,7 +67,7 @@ func openRoot(dir, run string) (r *root, dead []deadEngine, err error) {
 	if err := checkFormat(r.dir, r.run); err != nil {
 		return nil, nil, err
 	}
-	for _, d := range []string{r.run, string(r.records()), string(r.names())} {
+	for _, d := range []string{r.run, string(r.records()), string(r.names()), r.eventDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, nil, fmt.Errorf("make run directory: %w", err)
 		}

@@ -119,6 +119,7 @@ func (c *Container) started(r *run, since, until int64) error {
 		_, _ = r.output.wait(0, r.forced)
 		return err
 	}
+	c.publish(EventStart)
 	c.engine.runs.Go(func() { c.finish(r) })
 	return nil
 }
@@ -141,6 +142,10 @@ func (c *Container) finish(r *run) {
 		change = nil // another program has removed it
 	}
 	r.err = errors.Join(err, lost, change)
+	if status.OOMKilled {
+		c.publish(EventOOM)
+	}
+	c.publishDeath(EventDie, status)
 	close(r.done)
 
 	if err := r.container.Delete(ctx); err != nil {

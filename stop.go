@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -37,9 +38,20 @@ func (c *Container) kill(ctx context.Context, sig syscall.Signal) error {
 	if err := checkSignal(sig); err != nil {
 		return err
 	}
+	var err error
 	if c.own == nil {
-		return c.engine.killForeign(c.id, sig)
+		err = c.engine.killForeign(c.id, sig)
+	} else {
+		err = c.killOwn(ctx, sig)
 	}
+	if err == nil {
+		c.publish(EventKill, "signal", strconv.Itoa(int(sig)))
+	}
+	return err
+}
+
+// killOwn sends a signal to the process of a container of this Engine.
+func (c *Container) killOwn(ctx context.Context, sig syscall.Signal) error {
 	r, state, err := c.own.running()
 	if err != nil {
 		return err
@@ -77,11 +89,16 @@ func (c *Container) Stop(ctx context.Context, o StopOptions) error {
 	return failed(op, c.id, c.stop(ctx, grace))
 }
 
-func (c *Container) stop(ctx context.Context, grace time.Duration) error {
+func (c *Container) stop(ctx context.Context, grace time.Duration) (err error) {
 	info, err := c.inspect()
 	if err != nil || !info.State.live() {
 		return err
 	}
+	defer func() {
+		if err == nil {
+			c.publish(EventStop)
+		}
+	}()
 	sig := syscall.SIGKILL
 	if grace != 0 {
 		if sig, err = stopSignal(info.Process.StopSignal); err != nil {

@@ -89,16 +89,32 @@ func (e *Engine) sweep(dead []deadEngine) {
 	// Their processes end with their keepers, which the kernel may not have
 	// got to yet. The runtime's own sweep makes sure, and removes cgroups.
 	// Where there can be no runtime, no container was either.
-	_, _ = e.runtime()
-	if err := errors.Join(e.root.names().sweep(isGone), e.root.records().sweep(isGone)); err != nil {
+	if _, err := e.runtime(); err != nil {
+		e.log().Debug("no runtime to sweep with", "error", err)
+	}
+	if err := errors.Join(e.root.names().sweep(isGone), e.root.records().sweep(isGone, e.publishSwept)); err != nil {
+		e.log().Warn("cannot sweep what programs left that have ended", "error", err)
 		return
 	}
 	for id := range gone {
-		if err := e.images.Release(imageHolder(id)); err != nil {
+		err := e.images.Release(imageHolder(id))
+		if err == nil {
+			err = removeEngineDir(e.root.engineDir(id))
+		}
+		if err != nil { // again at the next sweep
+			e.log().Warn("cannot sweep what a program left that has ended", "engine", id, "error", err)
 			continue
 		}
-		_ = removeEngineDir(e.root.engineDir(id)) // again at the next sweep
+		e.log().Info("swept what a program left that has ended", "engine", id)
 	}
+}
+
+// publishSwept tells of a dead program's container.
+func (e *Engine) publishSwept(r *record) {
+	if r.State == StateRunning {
+		e.publishRecord(r, EventDie)
+	}
+	e.publishRecord(r, EventDestroy)
 }
 
 // sweepNow sweeps engines that have ended since Open.

@@ -83,6 +83,10 @@ func (*Engine) waitForeign(context.Context, string, int) (Status, error) {
 
 func (*Engine) killForeign(string, syscall.Signal) error { return supported() }
 
+func (*Engine) follow(context.Context, *EventOptions, eventPosition, func(Event, error) bool) error {
+	return supported()
+}
+
 type output struct{ stdout, stderr io.Writer }
 
 func (*output) connect(*Config, *logFile, int) error { return supported() }

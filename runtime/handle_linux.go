@@ -115,6 +115,20 @@ func (p *Process) ended() bool {
 	}
 }
 
+// Settled is closed when the process has ended, and before its output is copied
+// to its end: Status then tells how.
+func (p *Process) Settled() <-chan struct{} { return p.settled }
+
+// Status is how the process has ended, once it is settled.
+func (p *Process) Status() Status {
+	select {
+	case <-p.settled:
+		return p.status
+	default:
+		return Status{}
+	}
+}
+
 // Signal sends a signal. If the process has ended, the error is
 // errdefs.ErrNotFound.
 func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {

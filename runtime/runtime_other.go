@@ -117,6 +117,12 @@ func (p *Process) Wait(context.Context) (Status, error) { return Status{}, errNo
 // Signal is errdefs.ErrNotImplemented on this system.
 func (p *Process) Signal(context.Context, syscall.Signal) error { return errNoLinux }
 
+// Settled is nil on this system.
+func (p *Process) Settled() <-chan struct{} { return nil }
+
+// Status is unknown on this system.
+func (p *Process) Status() Status { return Status{} }
+
 // Explain is errdefs.ErrNotImplemented on this system.
 func Explain(*specs.Spec, CreateOptions) (string, error) { return "", errNoLinux }
 

@@ -1,0 +1,344 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// said gives an event as one line.
+func said(ev Event) string {
+	s := string(ev.Action) + " " + ev.Attributes["name"]
+	for _, key := range []string{"exitCode", "signal", "oldName", "execCommand"} {
+		if v, ok := ev.Attributes[key]; ok {
+			s += " " + v
+		}
+	}
+	return s
+}
+
+// awaited reads events until one is said, and gives all lines up to it.
+func awaited(t testing.TB, next func() (Event, error, bool), last string) []string {
+	t.Helper()
+	var lines []string
+	for {
+		ev, err, ok := next()
+		if !ok || err != nil {
+			t.Fatalf("%v after %q, waiting for %q", err, lines, last)
+		}
+		lines = append(lines, said(ev))
+		if said(ev) == last {
+			return lines
+		}
+	}
+}
+
+// watched begins to watch, for at most a minute.
+func watched(t testing.TB, e *Engine, o EventOptions) func() (Event, error, bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	next, stop := iter.Pull2(e.Events(ctx, o))
+	t.Cleanup(func() { stop(); cancel() })
+	return next
+}
+
+func TestEvents(t *testing.T) {
+	needRoot(t)
+	e := testEngine(t)
+	next := watched(t, e, EventOptions{})
+	img := pulled(t, e, nil)
+	began := time.Now()
+	c := started(t, e, img, Config{Name: "web", Args: []string{"wait"}, Labels: map[string]string{"tier": "front"}})
+	readyFor(t, c)
+	x, err := c.Exec(t.Context(), ExecConfig{Args: []string{"/prog", programFlag, "exit", "7"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec := "/prog " + programFlag + " exit 7"
+	got := awaited(t, next, "exec_die web 7 "+exec)
+	if err := c.Stop(t.Context(), StopOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Remove(t.Context(), RemoveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, awaited(t, next, "destroy web")...)
+	if _, err := img.Remove(t.Context(), RemoveImageOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, awaited(t, next, "delete ")...)
+	want := []string{
+		"pull " + img.Reference(), "create web", "start web", "exec_start web " + exec, "exec_die web 7 " + exec,
+		"kill web 15", "die web 15", "stop web", "destroy web", "untag " + img.Reference(), "delete ",
+	}
+	// A signal is told of when it was sent, which may be after it was obeyed.
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%q,\nwant %q", got, want)
+	}
+
+	for what, c := range map[string]struct {
+		o    EventOptions
+		want []string
+	}{
+		"since":   {EventOptions{Since: began, Actions: []EventAction{EventCreate, EventStart}}, []string{"create web", "start web"}},
+		"until":   {EventOptions{Since: began.Add(-time.Hour), Until: began}, []string{"pull " + img.Reference()}},
+		"types":   {EventOptions{Types: []EventType{EventImage}}, []string{"pull " + img.Reference(), "untag " + img.Reference(), "delete "}},
+		"name":    {EventOptions{Containers: []string{"web"}, Actions: []EventAction{EventDestroy}}, []string{"destroy web"}},
+		"ID":      {EventOptions{Containers: []string{c.ID()[:10]}, Actions: []EventAction{EventDestroy}}, []string{"destroy web"}},
+		"other":   {EventOptions{Containers: []string{"db"}}, nil},
+		"image":   {EventOptions{Images: []string{img.Reference()}, Actions: []EventAction{EventStart}}, []string{"start web"}},
+		"label":   {EventOptions{Labels: []string{"tier=front"}, Actions: []EventAction{EventStart}}, []string{"start web"}},
+		"key":     {EventOptions{Labels: []string{"tier"}, Actions: []EventAction{EventStart}}, []string{"start web"}},
+		"another": {EventOptions{Labels: []string{"tier", "tier=back"}}, nil},
+	} {
+		if c.o.Since.IsZero() {
+			c.o.Since = began.Add(-time.Hour)
+		}
+		if c.o.Until.IsZero() {
+			c.o.Until = time.Now()
+		}
+		var got []string
+		for ev, err := range e.Events(t.Context(), c.o) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, said(ev))
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", what, got, c.want)
+		}
+	}
+}
+
+// What other programs do is told too, and what they leave when they are killed,
+// once it is swept.
+func TestEventsOfOtherPrograms(t *testing.T) {
+	e, root, ref := foreignRoot(t, nil)
+	next := watched(t, e, EventOptions{Types: []EventType{EventContainer}})
+	other := newOtherProgram(t, root, ref, "theirs", "exit", "3")
+	if other.line() != "3" {
+		t.Fatal("it did not exit")
+	}
+	other.end()
+	got := awaited(t, next, "destroy theirs")
+	if want := []string{"create theirs", "start theirs", "die theirs 3", "destroy theirs"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	other = newOtherProgram(t, root, ref, "killed", "wait")
+	other.kill()
+	if err := e.sweepNow(); err != nil {
+		t.Fatal(err)
+	}
+	got = awaited(t, next, "destroy killed")
+	if want := []string{"create killed", "start killed", "die killed", "destroy killed"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestEventsEnd(t *testing.T) {
+	needRoot(t)
+	e := testEngine(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := 0
+	cancel()
+	for _, err := range e.Events(ctx, EventOptions{}) {
+		if errs++; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+	}
+	if errs != 1 {
+		t.Errorf("%d errors", errs)
+	}
+	ends := time.Now().Add(50 * time.Millisecond)
+	for ev, err := range e.Events(t.Context(), EventOptions{Until: ends}) {
+		t.Errorf("%v, %v", ev, err)
+	}
+	if time.Now().Before(ends) {
+		t.Error("ended before its time")
+	}
+	result := make(chan error, 1)
+	events := e.Events(context.Background(), EventOptions{})
+	go func() {
+		for _, err := range events {
+			result <- err
+		}
+	}()
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !errors.Is(err, ErrFailedPrecondition) {
+		t.Errorf("%v", err)
+	}
+}
+
+// eventLogIn is an event log of a directory, of an Engine with this name.
+func eventLogIn(dir, engine string) *eventLog { return &eventLog{dir: dir, engine: engine} }
+
+func init() { helpers["tell"] = helperTell }
+
+// helperTell is a program that writes events: DIR ENGINE COUNT.
+func helperTell(args []string) error {
+	l := eventLogIn(args[0], args[1])
+	defer l.close()
+	var n int
+	fmt.Sscan(args[2], &n)
+	for i := range n {
+		if err := l.add(Event{ID: args[1], Action: EventAction(fmt.Sprint(i)), Attributes: map[string]string{"room": strings.Repeat("x", 300)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Several programs write many generations of events, and some that read at the
+// same time miss none, get none twice, and those of each program in order.
+func TestEventLog(t *testing.T) {
+	dir := t.TempDir()
+	const programs, each = 3, 12_000 // about four generations
+	var work sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		r := newEventReader(eventLogIn(dir, ""), eventPosition{generation: 1})
+		work.Go(func() {
+			defer r.close()
+			got := make(map[string]int)
+			for last := false; ; {
+				ev, err := r.next()
+				switch {
+				case err == io.EOF && last:
+					for i := range programs {
+						if n := got[fmt.Sprint("e", i)]; n != each {
+							t.Errorf("%d of %d events", n, each)
+						}
+					}
+					return
+				case err == io.EOF:
+					select {
+					case <-stop:
+						last = true
+					default:
+						time.Sleep(time.Millisecond) // there is no event to wait for below the watcher
+					}
+				case errors.Is(err, ErrDataLoss):
+					t.Log("a reader was too slow")
+					return
+				case err != nil:
+					t.Error(err)
+					return
+				default:
+					if string(ev.Action) != fmt.Sprint(got[ev.ID]) {
+						t.Errorf("%s: %s after %d", ev.ID, ev.Action, got[ev.ID])
+						return
+					}
+					got[ev.ID]++
+				}
+			}
+		})
+	}
+	var writers sync.WaitGroup
+	for i := range programs {
+		cmd := helperCommand(t, "tell", dir, fmt.Sprint("e", i), fmt.Sprint(each))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		writers.Go(func() {
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	work.Wait()
+	all, err := eventLogIn(dir, "").generations()
+	if err != nil || len(all) > 2 || all[len(all)-1] < 3 {
+		t.Errorf("generations %v, %v", all, err)
+	}
+	for _, g := range all {
+		if info, err := os.Stat(eventLogIn(dir, "").path(g)); err != nil || info.Size() > 2*maxEvents {
+			t.Errorf("generation %d: %v, %v", g, info, err)
+		}
+	}
+}
+
+// Who reads too late is told so, and goes on with what there is; so is who meets
+// a damaged line.
+func TestEventsLost(t *testing.T) {
+	dir := t.TempDir()
+	l := eventLogIn(dir, "e")
+	defer l.close()
+	r := newEventReader(l, eventPosition{generation: 1})
+	defer r.close()
+	add := func(n int) {
+		for range n {
+			if err := l.add(Event{ID: "x", Attributes: map[string]string{"room": strings.Repeat("x", 1000)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	add(10)
+	if _, err := r.next(); err != nil {
+		t.Fatal(err)
+	}
+	add(4000)
+	lost, got := 0, 1
+	for {
+		_, err := r.next()
+		if err == io.EOF {
+			break
+		}
+		if errors.Is(err, ErrDataLoss) {
+			lost++
+		} else if err != nil {
+			t.Fatal(err)
+		} else {
+			got++
+		}
+	}
+	if lost != 1 || got < 1000 || got >= 4010 {
+		t.Errorf("%d events, told %d times of loss", got, lost)
+	}
+	f, err := os.OpenFile(l.path(l.generation), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("{\"by\":\"e\n"); err != nil {
+		t.Fatal(err)
+	}
+	add(1)
+	if _, err := r.next(); !errors.Is(err, ErrDataLoss) {
+		t.Errorf("damaged: %v", err)
+	}
+	if ev, err := r.next(); err != nil || ev.ID != "x" {
+		t.Errorf("after it: %v, %v", ev, err)
+	}
+}
+
+// An out-of-memory kill is told before the death.
+func TestEventOOM(t *testing.T) {
+	e, img := plainImage(t)
+	next := watched(t, e, EventOptions{Types: []EventType{EventContainer}, Labels: []string{"oom-test"}})
+	c := started(t, e, img, Config{Name: "hungry", Args: []string{"eat"}, Resources: Resources{Memory: 16 << 20, MemorySwap: 16 << 20}, Labels: map[string]string{"oom-test": ""}})
+	status, err := c.Wait(t.Context())
+	if err != nil || status.Signal != syscall.SIGKILL {
+		t.Fatalf("%+v, %v", status, err)
+	}
+	if got, want := awaited(t, next, "die hungry 137"), []string{"create hungry", "start hungry", "oom hungry", "die hungry 137"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
