@@ -183,22 +183,14 @@ func (e *Engine) claim(r *record) error {
 		}
 		return nil
 	}
-	// Default names are claimed by the ID alone.
-	if len(r.Name) == shortID && isHex(r.Name) {
-		ids, err := e.root.records().list()
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			if !strings.HasPrefix(id, r.Name) {
-				continue
-			}
-			if other, err := e.root.records().read(id); err == nil && other.Name == r.Name {
-				return fmt.Errorf("name %q: taken by container %s: %w", r.Name, id, ErrAlreadyExists)
-			}
-		}
-	}
 	err := n.claim(r.Name, r.Owner.Engine, r.ID)
+	if err == nil {
+		// Default names are claimed by the ID alone.
+		if err = e.checkDefaultNames(r); err != nil {
+			err = errors.Join(err, n.release(r.Name, r.ID))
+		}
+		return err
+	}
 	if !errors.Is(err, ErrAlreadyExists) {
 		return err
 	}
@@ -210,6 +202,27 @@ func (e *Engine) claim(r *record) error {
 		return errors.Join(err, sweepErr)
 	}
 	return n.claim(r.Name, r.Owner.Engine, r.ID)
+}
+
+// checkDefaultNames tells whether the name of a record is the default name of
+// another container, which has it.
+func (e *Engine) checkDefaultNames(r *record) error {
+	if len(r.Name) != shortID || !isHex(r.Name) {
+		return nil
+	}
+	ids, err := e.root.records().list()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if !strings.HasPrefix(id, r.Name) {
+			continue
+		}
+		if other, err := e.root.records().read(id); err == nil && other.Name == r.Name {
+			return fmt.Errorf("name %q: taken by container %s: %w", r.Name, id, ErrAlreadyExists)
+		}
+	}
+	return nil
 }
 
 func (e *Engine) unclaim(r *record) error {

@@ -139,15 +139,21 @@ func (d records) current(f *os.File, id string) bool {
 
 // change adds a line with the members of v to a container's record.
 func (d records) change(id string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("change record: %w", err)
-	}
 	f, err := d.open(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	return d.append(f, id, v)
+}
+
+// append is change for who has the record open and locked. It may be another
+// file after that: f stays locked, but is not the record any more.
+func (d records) append(f *os.File, id string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("change record: %w", err)
+	}
 	before, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return fmt.Errorf("change record: %w", err)

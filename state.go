@@ -155,6 +155,9 @@ type (
 	logChange struct {
 		Log bool `json:"log"`
 	}
+	nameChange struct {
+		Name string `json:"name"`
+	}
 	layerChange struct {
 		Layer string `json:"layer"`
 	}
