@@ -83,6 +83,7 @@ func (c *Container) update(ctx context.Context, change Resources) error {
 		return err
 	}
 	o.config.Resources, o.resources = merged, whole
+	c.publish(EventUpdate)
 	return nil
 }
 
