@@ -45,17 +45,19 @@
 // the container.
 //
 // [Container.Wait] gives everyone who asks, in any program, the same answer.
-// What nobody saw is said to be unknown: see Status.Known.
+// What nobody saw is said to be unknown: see Status.Known. [Events] tells of all
+// changes as they come; [Container.CopyTo] and [Container.CopyFrom] bring files
+// in and out, also before a start and after an exit.
 //
 // # Concurrency
 //
 // All functions and methods may be called by several goroutines, and by
 // several programs on one root, at once. Names are claimed atomically. Close
 // ends what else goes on. Containers of other programs can be looked up,
-// listed, inspected, waited for, killed, stopped and removed, their logs read,
-// their namespaces joined, and more processes run in them; only their own
-// program starts them. What a program has run in another's container ends with
-// either.
+// listed, inspected, waited for, killed, stopped, renamed and removed, their logs
+// read, their namespaces joined, and while they run, files copied to and from
+// them, and more processes run in them; only their own program starts them. What
+// a program has run in another's container ends with either.
 //
 // The program may run processes of its own, wait for any child (Wait4 with -1),
 // and change its signal handling: the engine's processes are no children that
@@ -82,5 +84,7 @@
 // # Errors
 //
 // Errors are of type *[Error], and wrap the sentinels of
-// github.com/containerd/errdefs, which are here by names of this package.
+// github.com/containerd/errdefs, which are here by names of this package. What
+// no call can return goes to the logger that [WithLogger] gives; nothing is ever
+// printed.
 package engine

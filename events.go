@@ -143,11 +143,7 @@ func (o *EventOptions) wants(ev *Event) bool {
 		return ev.Type == EventImage && (ev.ID == ref || a["name"] == ref) || ev.Type == EventContainer && a["image"] == ref
 	}):
 	default:
-		return !slices.ContainsFunc(o.Labels, func(l string) bool {
-			key, value, hasValue := strings.Cut(l, "=")
-			got, ok := a[key]
-			return !ok || hasValue && got != value
-		})
+		return labelsMatch(a, o.Labels, nil)
 	}
 	return false
 }

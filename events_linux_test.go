@@ -200,6 +200,9 @@ func helperTell(args []string) error {
 		if err := l.add(Event{ID: args[1], Action: EventAction(fmt.Sprint(i)), Attributes: map[string]string{"room": strings.Repeat("x", 300)}}); err != nil {
 			return err
 		}
+		if i%50 == 0 {
+			time.Sleep(time.Millisecond) // or no reader could keep up
+		}
 	}
 	return nil
 }

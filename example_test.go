@@ -100,6 +100,46 @@ func ExampleContainer_Start() {
 	}
 }
 
+// Tell what all programs on a root do, since an hour ago and from now on.
+func ExampleEvents() {
+	options := engine.EventOptions{
+		Since:   time.Now().Add(-time.Hour),
+		Actions: []engine.EventAction{engine.EventStart, engine.EventDie},
+	}
+	for ev, err := range engine.Events(context.Background(), options) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(ev.Time.Format(time.TimeOnly), ev.Action, ev.Attributes["name"], ev.Attributes["exitCode"])
+	}
+}
+
+// Let a new container take over the name of the old one.
+func ExampleContainer_Rename() {
+	ctx := context.Background()
+	old, err := engine.Lookup(ctx, "web")
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := old.Rename(ctx, "web-old"); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Make room: containers that have ended, and images that none uses.
+func ExamplePruneImages() {
+	ctx := context.Background()
+	containers, err := engine.PruneContainers(ctx, engine.PruneContainersOptions{Until: time.Now().Add(-24 * time.Hour)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	images, err := engine.PruneImages(ctx, engine.PruneImagesOptions{All: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(containers.Reclaimed+images.Reclaimed, "bytes")
+}
+
 // Give a container a file before it starts, and fetch what it has made: both as
 // tar streams.
 func ExampleContainer_CopyTo() {

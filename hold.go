@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ type holds struct {
 	bottom runtime.Lower // lowest layer of every container
 	spares *writables
 	ids    *idRanges
+	log    *slog.Logger
 
 	mu   sync.Mutex
 	held map[digest.Digest]*hold
@@ -91,7 +93,11 @@ func (h *holds) drop(id digest.Digest, x *hold) {
 		return
 	}
 	if x.idle == nil {
-		x.idle = time.AfterFunc(idleHold, func() { _ = h.free(id, x) })
+		x.idle = time.AfterFunc(idleHold, func() {
+			if err := h.free(id, x); err != nil {
+				h.log.Warn("an image that is not used any more cannot be let go of", "image", string(id), "error", err)
+			}
+		})
 		return
 	}
 	x.idle.Reset(idleHold)

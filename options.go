@@ -46,13 +46,17 @@ func WithCgroupParent(path string) Option { return func(o *options) { o.cgroupPa
 func WithLogger(l *slog.Logger) Option { return func(o *options) { o.logger = l } }
 
 // log is where the Engine tells of what no call can return.
-func (e *Engine) log() *slog.Logger { return e.options.logger }
+func (e *Engine) log() *slog.Logger {
+	if e.options.logger == nil {
+		return silent
+	}
+	return e.options.logger
+}
+
+var silent = slog.New(slog.DiscardHandler)
 
 // complete fills in what was not given.
 func (o *options) complete() {
-	if o.logger == nil {
-		o.logger = slog.New(slog.DiscardHandler)
-	}
 	root, run := defaultDirs()
 	if o.run == "" {
 		o.run = run

@@ -142,6 +142,12 @@ func (c *Container) finish(r *run) {
 		change = nil // another program has removed it
 	}
 	r.err = errors.Join(err, lost, change)
+	if r.err != nil { // Wait tells it, if anyone asks
+		c.engine.log().Warn("output or status is lost", "container", c.id, "error", r.err)
+	}
+	if !status.Known {
+		c.engine.log().Error("the keeper has ended, and the container with it", "container", c.id)
+	}
 	if status.OOMKilled {
 		c.publish(EventOOM)
 	}
@@ -149,6 +155,7 @@ func (c *Container) finish(r *run) {
 	close(r.done)
 
 	if err := r.container.Delete(ctx); err != nil {
+		c.engine.log().Warn("something of a run cannot be removed", "container", c.id, "error", err)
 		// What is left keeps the writable layer from being used again.
 		o := c.own
 		o.mu.Lock()

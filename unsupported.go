@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	goruntime "runtime"
 	"syscall"
@@ -24,7 +25,10 @@ func supported() error {
 }
 
 type (
-	writables  struct{ dir string }
+	writables struct {
+		dir string
+		log *slog.Logger
+	}
 	writable   struct{ name string }
 	rootAttr   struct{}
 	readyRoots struct{}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -213,6 +214,7 @@ const maxSpares = 16
 // is, in the background.
 type writables struct {
 	dir   string
+	log   *slog.Logger
 	probe sync.Once
 	exact bool // set by probe: what exactChanges says of dir
 
@@ -296,7 +298,9 @@ func (p *writables) clean(done chan struct{}) {
 		if !w.spent && w.blank(nil) && w.ready() == nil && p.keep(w) {
 			continue
 		}
-		_ = removeTree(w.dir) // the engine's directory goes as a whole at its end
+		if err := removeTree(w.dir); err != nil { // the engine's directory goes as a whole at its end
+			p.log.Warn("a writable layer cannot be removed", "layer", w.name, "error", err)
+		}
 	}
 }
 

@@ -5,6 +5,9 @@ package arrows
 import (
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os"
 	"os/exec"
@@ -63,6 +66,8 @@ type pkg struct {
 	ImportPath string
 	Imports    []string
 	CgoFiles   []string
+	Dir        string
+	GoFiles    []string
 	Standard   bool
 	Module     *struct{ Path string }
 }
@@ -73,7 +78,7 @@ func list(t *testing.T, args ...string) []pkg {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("needs the go command")
 	}
-	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,CgoFiles,Standard,Module"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,CgoFiles,Dir,GoFiles,Standard,Module"}, args...)...)
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	out, err := cmd.Output()
@@ -123,6 +128,70 @@ func TestArrows(t *testing.T) {
 				t.Errorf("%s imports %s", p.ImportPath, path)
 			}
 		}
+	}
+}
+
+// programs are the rooms that print: they are programs, or are for tests.
+var programs = []string{"cmd", "examples", "bench", "enginetest"}
+
+// What a program gets to see is its own: a library never prints, and logs to
+// nothing but what it was given.
+func TestNothingPrints(t *testing.T) {
+	for _, p := range list(t, "-deps", "./...") {
+		from, ours := room(p.ImportPath)
+		if !ours || slices.Contains(programs, from) || strings.HasPrefix(p.ImportPath, module+"/internal/kernels") {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			path := filepath.Join(p.Dir, name)
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, what := range printers(file) {
+				t.Errorf("%s: %s", path, what)
+			}
+		}
+	}
+}
+
+// printers are the uses in a file of what prints.
+func printers(file *ast.File) (found []string) {
+	for _, i := range file.Imports {
+		if i.Path.Value == `"log"` {
+			found = append(found, "imports log")
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			if f, ok := n.Fun.(*ast.Ident); ok && (f.Name == "print" || f.Name == "println") {
+				found = append(found, f.Name)
+			}
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok {
+				switch name := x.Name + "." + n.Sel.Name; name {
+				case "os.Stdout", "os.Stderr", "fmt.Print", "fmt.Printf", "fmt.Println", "slog.Default",
+					"slog.Debug", "slog.Info", "slog.Warn", "slog.Error":
+					found = append(found, name)
+				}
+			}
+		}
+		return true
+	})
+	return found
+}
+
+func TestPrinters(t *testing.T) {
+	const text = `package x
+import ("fmt"; "log"; "os")
+func f() { fmt.Println(1); println(2); log.Print(3); os.Stderr.WriteString("4"); fmt.Fprint(nil) }`
+	file, err := parser.ParseFile(token.NewFileSet(), "x.go", text, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := printers(file), []string{"imports log", "fmt.Println", "println", "os.Stderr"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
