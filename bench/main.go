@@ -47,6 +47,7 @@ var benchmarks = []benchmark{
 	{"pagecache", "page cache after 20 containers have read a file of 200 MB; the limit is the file", benchPageCache},
 	{"memory", "memory of the program and the keeper for each idle container of 200", benchMemory},
 	{"threads", "threads of a program with 2,000 running containers", benchThreads},
+	{"copyout", "1 GB out of a running container; the limit is GNU tar of the same files", benchCopyOut},
 	{"weight", "size and modules of a program that pulls and runs", benchWeight},
 }
 
