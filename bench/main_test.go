@@ -48,7 +48,7 @@ func TestShort(t *testing.T) {
 		}
 		names = append(names, r.Name)
 	}
-	want := strings.Fields("start start-idle start-heap userns exec parallel mounts unpack unpack-dir logging layers100 running2000 pagecache memory threads weight weight-modules")
+	want := strings.Fields("start start-idle start-heap userns exec parallel mounts unpack unpack-dir logging layers100 running2000 pagecache memory threads copyout weight weight-modules")
 	if !slices.Equal(names, want) {
 		t.Errorf("results %q, want %q", names, want)
 	}
