@@ -160,6 +160,15 @@ func program(args []string) int {
 			fmt.Printf("stdout %d\n", i)
 			fmt.Fprintf(os.Stderr, "stderr %d\n", i)
 		}
+	case "hoard": // megabytes
+		n, _ := strconv.Atoi(args[1])
+		hoard := make([]byte, n<<20)
+		for i := range hoard {
+			hoard[i] = 1
+		}
+		fmt.Println("full")
+		time.Sleep(time.Hour)
+		return int(hoard[0])
 	case "breed": // a child that eats memory; goes on when it was killed
 		err := exec.Command("/proc/self/exe", programFlag, "eat").Run()
 		fmt.Println(err)
