@@ -54,10 +54,11 @@
 // All functions and methods may be called by several goroutines, and by
 // several programs on one root, at once. Names are claimed atomically. Close
 // ends what else goes on. Containers of other programs can be looked up,
-// listed, inspected, waited for, killed, stopped, renamed and removed, their logs
-// read, their namespaces joined, and while they run, files copied to and from
-// them, and more processes run in them; only their own program starts them. What
-// a program has run in another's container ends with either.
+// listed, inspected, measured, waited for, killed, stopped, renamed and removed,
+// their logs read, their namespaces joined, and while they run, files copied to
+// and from them, and more processes run in them; only their own program starts,
+// pauses and updates them. What a program has run in another's container ends
+// with either.
 //
 // The program may run processes of its own, wait for any child (Wait4 with -1),
 // and change its signal handling: the engine's processes are no children that

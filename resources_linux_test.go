@@ -67,9 +67,10 @@ func TestResourcesInTheKernel(t *testing.T) {
 		{"memory", Resources{MemorySwappiness: pointer[int64](77)}, "swappiness", [2]string{"77", ""}},
 		{"memory", Resources{KernelMemoryTCP: memory}, "tcp", [2]string{"67108864", ""}},
 		{"memory", Resources{Memory: memory, OOMKillDisable: true}, "oom", [2]string{"oom_kill_disable 1\nunder_oom 0\noom_kill 0", ""}},
-		{"cpu", Resources{CPUQuota: 5000, CPUPeriod: 20000}, "quota", [2]string{"5000", "5000 20000"}},
-		{"cpu", Resources{CPUQuota: 5000, CPUPeriod: 20000}, "period", [2]string{"20000", "5000 20000"}},
-		{"cpu", Resources{CPUQuota: 5000}, "quota", [2]string{"5000", "5000 100000"}},
+		{"cpu", Resources{CPUQuota: 10000, CPUPeriod: 20000}, "quota", [2]string{"10000", "10000 20000"}},
+		{"cpu", Resources{CPUQuota: 10000, CPUPeriod: 20000}, "period", [2]string{"20000", "10000 20000"}},
+		{"cpu", Resources{CPUQuota: 50000}, "quota", [2]string{"50000", "50000 100000"}},
+		{"blkio", Resources{BlkioWeight: 10}, "weight", [2]string{"10", ""}},
 		{"io", Resources{BlkioWeight: 10}, "weight", [2]string{"", "default 1"}},
 	} {
 		if !slices.Contains(have, test.controller) {

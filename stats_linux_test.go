@@ -295,3 +295,25 @@ func TestOOMScoreAdj(t *testing.T) {
 		t.Errorf("%q, %v", &out, err)
 	}
 }
+
+// Realtime time comes from the cgroups above, which have none to give unless
+// somebody gives it to them; cgroups v2 have no such limit.
+func TestRealtimeRefused(t *testing.T) {
+	needController(t, "cpu")
+	host, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, img := plainImage(t)
+	c := create(t, e, img, Config{Args: []string{"wait"}, Resources: Resources{CPURealtimeRuntime: 1000}})
+	is, text := ErrInvalidArgument, "no realtime time to give"
+	if _, err := os.Stat("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"); err != nil {
+		is, text = ErrUnsupported, "cpu.rt_runtime_us"
+		if host.Mode() == cgroup.Unified {
+			text = "cgroups v2 have no such limit"
+		}
+	}
+	if err := c.Start(t.Context()); !errors.Is(err, is) || !strings.Contains(err.Error(), text) {
+		t.Errorf("%v, want %q", err, text)
+	}
+}

@@ -73,8 +73,9 @@ func resumes(sig syscall.Signal, stop string) bool {
 
 // Stop asks the container's process to end, by the stop signal of its Config
 // or image, or SIGTERM; waits; and kills it if it takes too long. It returns
-// when the process has ended. A paused container goes on to get the signal. A
-// container that is not running is stopped already. A context that ends meanwhile leaves the process as it is then.
+// when the process has ended. A paused container goes on to get the signal; one
+// that is not running is stopped already. A context that ends meanwhile leaves
+// the process as it is then.
 func (c *Container) Stop(ctx context.Context, o StopOptions) error {
 	const op = "stop container"
 	ctx, leave, err := c.engine.enter(ctx)

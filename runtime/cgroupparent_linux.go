@@ -139,6 +139,8 @@ func (g *cgroups) removed(c *cgroup.Cgroup) {
 
 // closeBelow removes what is left when all containers are gone.
 func (g *cgroups) closeBelow() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	var errs []error
 	for _, p := range g.below {
 		errs = append(errs, g.host.RemoveAll(context.Background(), p.Path()))

@@ -1,5 +1,5 @@
-// Package cgroup makes, limits, kills and removes control groups on hosts with
-// cgroups v1, v2 or both (hybrid). It works on Linux only.
+// Package cgroup makes, limits, measures, freezes, kills and removes control
+// groups on hosts with cgroups v1, v2 or both (hybrid). It works on Linux only.
 //
 // # Model
 //
@@ -23,8 +23,10 @@
 // [Parent.New] makes the directories, [Cgroup.Set] writes limits and device
 // rules, [Cgroup.Join] and [Cgroup.Dir] are what a process needs to enter,
 // [Cgroup.Tree] what it is to see. Once it is inside, [Cgroup.Release] closes
-// those files, so that a running container costs no descriptor. [Cgroup.Kill]
-// ends what is left, [Cgroup.Remove] removes the directories.
+// those files, so that a running container costs no descriptor. [Cgroup.Stats]
+// tells what the processes use, [Cgroup.Update] changes limits under them,
+// [Cgroup.Freeze] and [Cgroup.Thaw] stop them and let them go on. [Cgroup.Kill]
+// ends what is left, frozen or not, [Cgroup.Remove] removes the directories.
 //
 // A hierarchy whose controllers every container needs (cpu, cpuacct, cpuset,
 // memory, devices, blkio, pids, any v2 one, and freezer where there is no v2)
