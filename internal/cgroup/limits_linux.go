@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -165,6 +166,9 @@ func (c *Cgroup) apply(group []write) error {
 	return nil
 }
 
+// busyRetries is how often an Update asks for memory to be freed: for 63 ms.
+const busyRetries = 6
+
 func (c *Cgroup) write(w write) error {
 	i, err := c.enter(w)
 	if err != nil {
@@ -194,6 +198,13 @@ func (c *Cgroup) write(w write) error {
 		before = undo{dir, name, oldValue(dir, name, value)}
 	}
 	err = writeAt(dir, name, value)
+	// v1 gives up at the first look that finds no memory to free, as while it
+	// is being written back.
+	var wait backoff
+	for i := 0; c.undo != nil && w.controller == "memory" && err == unix.EBUSY && i < busyRetries; i++ {
+		wait.wait(context.Background())
+		err = writeAt(dir, name, value)
+	}
 	switch {
 	case err == nil:
 		if c.undo != nil {
