@@ -112,6 +112,9 @@ func TestResourcesInTheKernel(t *testing.T) {
 		if info, err := c.Inspect(t.Context()); err != nil || !reflect.DeepEqual(info.Resources, test.r) {
 			t.Errorf("%+v, %v", info.Resources, err)
 		}
+		if err := c.Remove(t.Context(), RemoveOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
 	}
 	// A number of processors that the kernel allots, beside what it is asked for.
 	if n := runtime.NumCPU(); n > 1 && slices.Contains(have, "cpuset") {
