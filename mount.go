@@ -53,10 +53,10 @@ type Mount struct {
 	// bits as chmod(2) has them. Zero: 01777.
 	Mode uint32 `json:"mode,omitempty"`
 	// Options are further ones of mount(8): "noexec", "nosuid", "nodev",
-	// "noatime" and their opposites; "idmap" and "ridmap" show the files of a
-	// MountBind, or those mounted below too, to a container with a user namespace
-	// with the ids that they have on the host; for MountTmpfs those of tmpfs(5). A
-	// MountTmpfs has the first three unless they are reversed here.
+	// "noatime" and their opposites, and for MountTmpfs those of tmpfs(5). A
+	// MountTmpfs has the first three unless they are reversed here. In a container
+	// with a user namespace, "idmap" has the files of a MountBind, and "ridmap"
+	// also those mounted below, belong to whom they belong to on the host.
 	Options []string `json:"options,omitempty"`
 }
 

@@ -81,8 +81,9 @@ func changeAttr(attr *unix.MountAttr, option string) bool {
 }
 
 // openBind makes a detached copy of a mount's source, with the attributes that
-// it is to have, for a container with the user namespace given or none. The host's path is resolved here, once; links in it are
-// followed, as the caller's they are.
+// it is to have, for a container with the user namespace given or none. The
+// host's path is resolved here, once; links in it are followed, as the caller's
+// they are.
 func openBind(m *specs.Mount, user *UserNamespace) (tree *os.File, isDir bool, err error) {
 	plan, err := planBind(m.Options)
 	if err == nil {
