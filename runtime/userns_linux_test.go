@@ -93,7 +93,7 @@ func lookInside() (*innards, error) {
 	}
 	for _, name := range []string{
 		"/", "/test", "/dev", "/dev/null", "/dev/tty", "/dev/stdin", "/dev/pts", "/dev/pts/ptmx", "/dev/shm", "/dev/mqueue", "/etc/hosts", "/etc/passwd",
-		"/proc/self/status", "/proc/version", "/proc/sys/net/core/somaxconn", "/sys/class/net/lo/mtu", "/run", "/made/dir", "/made", "/host", "/mapped",
+		"/proc/self/status", "/proc/version", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/sys/class/net/lo/mtu", "/run", "/made/dir", "/made", "/host", "/mapped",
 	} {
 		if err := unix.Lstat(name, &st); err == nil {
 			in.Files[name] = fmt.Sprint(st.Uid, ":", st.Gid)
@@ -167,7 +167,7 @@ func TestUserNamespace(t *testing.T) {
 		s.Mounts = append(s.Mounts, specs.Mount{Type: "tmpfs", Destination: "/run", Options: []string{"uid=3", "gid=4"}}, bindMount(root+"/bin", "/host"))
 		s.Process.Cwd = "/made/dir"
 		s.Process.OOMScoreAdj = ptr(5)
-		s.Linux.Sysctl = map[string]string{"net.core.somaxconn": "77", "kernel.msgmax": "4321", "fs.mqueue.msg_max": "11"}
+		s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "77", "kernel.msgmax": "4321", "fs.mqueue.msg_max": "11"}
 		if all {
 			s.Process.Capabilities.Bounding = Capabilities()
 			s.Process.Capabilities.Permitted, s.Process.Capabilities.Effective = s.Process.Capabilities.Bounding, s.Process.Capabilities.Bounding
@@ -185,7 +185,7 @@ func TestUserNamespace(t *testing.T) {
 		}
 		wantFiles := map[string]string{
 			"/": "0:0", "/test": "0:0", "/dev": "0:0", "/dev/null": "0:0", "/dev/tty": "0:0", "/dev/stdin": "0:0", "/dev/pts": "0:0", "/dev/pts/ptmx": "0:0", "/dev/shm": "0:0",
-			"/dev/mqueue": "0:0", "/etc/hosts": "0:0", "/etc/passwd": "0:0", "/proc/self/status": "0:0", "/proc/version": "65534:65534", "/proc/sys/net/core/somaxconn": "0:0",
+			"/dev/mqueue": "0:0", "/etc/hosts": "0:0", "/etc/passwd": "0:0", "/proc/self/status": "0:0", "/proc/version": "65534:65534", "/proc/sys/net/ipv4/ip_unprivileged_port_start": "0:0",
 			"/sys/class/net/lo/mtu": "0:0", "/run": "3:4", "/made/dir": "0:0", "/made": "0:0", "/host": "65534:65534",
 		}
 		if !maps.Equal(in.Files, wantFiles) {
