@@ -41,6 +41,10 @@ type builder struct {
 	pidPage     uintptr // size of the page that the slot is in
 	outside     bool    // the keeper is the one outside, see keeper
 
+	pts     uintptr   // slot of the mount of a devpts on ptsDir, or 0
+	devpts  *os.File  // the same on the host, unless explained
+	console *terminal // of a process with a terminal, unless explained
+
 	copyMasks    bool       // spare is one pair, of which copies are mounted
 	explained    *explained // not nil: the program is to be read, not run
 	loopbackIsUp bool
@@ -84,6 +88,7 @@ func (b *builder) container(l *launch, link int) uintptr {
 	b.enterRoot(l)
 	b.mounts()
 	b.attachFiles(l.options.Files)
+	b.terminal(l.spec.Process)
 	b.sysctls(created)
 	b.masks()
 	b.oomScore(l.spec.Process)
@@ -112,6 +117,9 @@ func (b *builder) finish(p *specs.Process, c *credential, f *filter) *command {
 		b.add("close the link to the host", unix.SYS_CLOSE_RANGE, linkFD, 0xffffffff, 0)
 		b.signals()
 		b.forkInside(b.pidSlot, b.pidPage)
+		if p.Terminal {
+			b.controllingTerminal()
+		}
 		return b.execute(p, c.home)
 	}
 	if b.init {

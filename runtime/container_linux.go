@@ -128,7 +128,7 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 		return nil, err
 	}
 	defer root.close()
-	streams, err := openStreams(&o.ProcessOptions, r.null)
+	streams, err := openStreams(&o.ProcessOptions, r.null, spec.Process.Terminal)
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +209,11 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		}
 	}()
 	c.ns = b.container(l, int(theirs.Fd()))
+	if b.console != nil {
+		if err := l.streams.connect(b.console, &l.options.ProcessOptions); err != nil {
+			return err
+		}
+	}
 	if barrier {
 		b.barrier()
 	}
@@ -219,6 +224,11 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		}
 		if err != nil {
 			return err
+		}
+		if b.console != nil {
+			if err := b.console.prepare(l.spec.Process, credential, c.ids); err != nil {
+				return err
+			}
 		}
 		run.command = b.finish(l.spec.Process, credential, c.filter)
 		return b.err
@@ -250,7 +260,6 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		return err
 	}
 	theirs.Close()
-	l.streams.started()
 	if b.pidNS != 0 {
 		err = run.forking(k, child, b.pidSlot)
 	}
@@ -258,6 +267,7 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 	if err == nil {
 		err = c.follow(ctx, run, l, barrier, finish)
 	}
+	l.streams.started() // not before: the owner of a terminal may be known late
 	if err != nil {
 		c.kill()
 		c.process.Wait(context.WithoutCancel(ctx))

@@ -44,7 +44,7 @@ func (c *Container) Exec(ctx context.Context, p *specs.Process, o ProcessOptions
 	if err != nil {
 		return nil, err
 	}
-	streams, err := openStreams(&o, c.rt.null)
+	streams, err := c.execStreams(p, credential, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +67,28 @@ func checkExec(p *specs.Process) error {
 		return fmt.Errorf("process: oomScoreAdj of an exec'd process: %w", errdefs.ErrNotImplemented)
 	}
 	return nil
+}
+
+// execStreams makes the streams of an exec'd process.
+func (c *Container) execStreams(p *specs.Process, who *credential, o *ProcessOptions) (*streams, error) {
+	s, err := openStreams(o, c.rt.null, p.Terminal)
+	if err != nil || !p.Terminal {
+		return s, err
+	}
+	t, err := c.openTerminalInside()
+	if err != nil {
+		return nil, fmt.Errorf("terminal: %w", err)
+	}
+	if err = t.prepare(p, who, c.ids); err == nil {
+		err = s.connect(t, o)
+	}
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	slave := int(t.slave.Fd())
+	s.child = [3]int{slave, slave, slave}
+	return s, nil
 }
 
 // credential looks a user up in the running container.
@@ -249,5 +271,8 @@ func (b *builder) become(p *specs.Process, who *credential, f *filter) {
 // left to do but execve.
 func (m *middle) fork(p *specs.Process, who *credential) *command {
 	m.forkInside(m.pidSlot, m.pidPage)
+	if p.Terminal {
+		m.controllingTerminal()
+	}
 	return m.execute(p, who.home)
 }

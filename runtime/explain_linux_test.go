@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,6 +48,12 @@ func TestExplain(t *testing.T) {
 			inUserNamespace(s)
 			o.Files = []File{{Path: "/etc/hosts"}}
 			o.User = "1000:1001"
+		}},
+		"terminal": {func(s *specs.Spec, o *CreateOptions) {
+			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+			s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination != "/dev" && m.Destination != "/dev/pts" })
+			s.Process.Terminal = true
+			o.User = "1000"
 		}},
 		"host namespaces": {func(s *specs.Spec, o *CreateOptions) {
 			s.Mounts, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths, s.Hostname = nil, nil, nil, ""

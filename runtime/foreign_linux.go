@@ -73,11 +73,33 @@ func (r *Runtime) foreign(f *Foreign) (_ *Container, err error) {
 	if err == nil {
 		c.unified, err = r.inUnified(c)
 	}
+	if err == nil && c.ns&unix.CLONE_NEWUSER != 0 {
+		c.ids, err = c.process.idMap()
+	}
 	if err != nil {
 		c.letGo()
 		return nil, err
 	}
 	return c, nil
+}
+
+// idMap reads the id maps of a process.
+func (p *Process) idMap() (*idMap, error) {
+	ids := new(idMap)
+	pid := p.Pid()
+	for name, list := range map[string]*[]specs.LinuxIDMapping{"uid_map": &ids.uids, "gid_map": &ids.gids} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+		if err == nil {
+			*list, err = parseMap(string(text))
+		}
+		if exited(p.pidfd, 0) { // it may have been another's
+			return nil, errNotRunning
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
 }
 
 // inUnified tells whether a container's processes are in its v2 cgroup, see
@@ -98,7 +120,7 @@ func (c *Container) execForeign(ctx context.Context, p *specs.Process, o *Proces
 	if err != nil {
 		return nil, err
 	}
-	streams, err := openStreams(o, c.rt.null)
+	streams, err := c.execStreams(p, credential, o)
 	if err != nil {
 		return nil, err
 	}

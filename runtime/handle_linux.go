@@ -29,6 +29,8 @@ type Process struct {
 	settled chan struct{} // closed when status is set
 	done    chan struct{} // closed when err is set too
 
+	terminal *terminal // or nil
+
 	mu    sync.Mutex
 	moved chan struct{} // of child, until it has been seen
 	pidfd *os.File      // nil: not opened yet, or closed
@@ -41,7 +43,7 @@ type Process struct {
 
 // newProcess watches a child until it has ended and its output is copied.
 func newProcess(c *child, s *streams, delay time.Duration, g *cgroup.Cgroup, k *keeper) *Process {
-	p := &Process{child: c, keeper: k, settled: make(chan struct{}), done: make(chan struct{}), pidfd: c.pidfd, moved: c.moved}
+	p := &Process{child: c, keeper: k, settled: make(chan struct{}), done: make(chan struct{}), terminal: s.terminal, pidfd: c.pidfd, moved: c.moved}
 	first := c.pidfd != nil
 	if k.outside {
 		p.Pid() // while it is known whose number it is

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -99,6 +100,18 @@ func (m *idMap) root() (uid, gid uint32) {
 	uid, _ = mapID(m.uids, 0)
 	gid, _ = mapID(m.gids, 0)
 	return uid, gid
+}
+
+// parseMap reads what mapText writes, with blanks between as the kernel has them.
+func parseMap(text string) (list []specs.LinuxIDMapping, err error) {
+	for line := range strings.Lines(text) {
+		var l specs.LinuxIDMapping
+		if _, err := fmt.Sscan(line, &l.ContainerID, &l.HostID, &l.Size); err != nil {
+			return nil, fmt.Errorf("id map %q: %w", line, err)
+		}
+		list = append(list, l)
+	}
+	return list, nil
 }
 
 func mapText(list []specs.LinuxIDMapping) (text []byte) {

@@ -129,6 +129,9 @@ func (b *builder) mount(m *specs.Mount) {
 			b.attachInRoot(what, slot, destination, true)
 		}
 		b.made = append(b.made, madeMount{destination, slot})
+		if m.Type == "devpts" && destination == ptsDir {
+			b.pts = slot
+		}
 	case "cgroup", "cgroup2":
 		b.mountCgroup(destination, attrs)
 	default:
@@ -169,6 +172,9 @@ func (b *builder) hostMount(what, destination, fstype string, attrs uint64, data
 		f, err := b.makeMount(&recipe)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", what, needsRoot(err))
+		}
+		if fstype == "devpts" && destination == ptsDir {
+			b.devpts = f
 		}
 		return f, err
 	}, recipe.String)

@@ -3,6 +3,7 @@ package runtime
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -56,8 +57,8 @@ func checkProcess(p *specs.Process) error {
 		return no(errdefs.ErrInvalidArgument, "no command")
 	case !strings.HasPrefix(p.Cwd, "/"):
 		return no(errdefs.ErrInvalidArgument, "working directory %q is not absolute", p.Cwd)
-	case p.Terminal:
-		return no(errdefs.ErrNotImplemented, "terminal")
+	case p.ConsoleSize != nil && max(p.ConsoleSize.Height, p.ConsoleSize.Width) > math.MaxUint16:
+		return no(errdefs.ErrInvalidArgument, "terminal of %d rows and %d columns", p.ConsoleSize.Height, p.ConsoleSize.Width)
 	case p.ApparmorProfile != "" || p.SelinuxLabel != "":
 		return no(errdefs.ErrNotImplemented, "security label")
 	case p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil:

@@ -138,12 +138,29 @@ type ProcessOptions struct {
 	// Stdin is read until it ends and copied to the process. An *os.File is
 	// handed over as it is. Nil: /dev/null. Wait does not wait for a Reader
 	// that never ends.
+	//
+	// With a terminal (Process.Terminal of the spec), what is read is typed.
+	// The end of it is nothing to the process, which is told of an end by a
+	// typed ^D; nil: nothing is typed. A file is copied as any Reader, with
+	// its own mode left alone, if it is a terminal too, and nothing is read
+	// any more when Wait returns.
 	Stdin io.Reader
 
 	// Stdout and Stderr get what the process writes. An *os.File is handed
 	// over as it is. Nil: /dev/null. If both are the same comparable value,
 	// at most one goroutine at a time calls Write.
+	//
+	// With a terminal, Stdout gets what it shows, and Stderr nothing; a file is
+	// written to as any Writer. When the process has ended, what it has
+	// written is copied, and the terminal hung up: unlike a pipe it is not
+	// waited for while others have it open.
 	Stdout, Stderr io.Writer
+
+	// TakeTerminal, if it is not nil, gets a descriptor of the host's end of a
+	// terminal, non-blocking, from which the caller reads the output, in place of
+	// Stdout; at the end that is EIO. It is called once, before there is a
+	// process, which is not made if it fails; the file is its own to close.
+	TakeTerminal func(*os.File) error
 
 	// WaitDelay bounds the time that Wait waits, after the process has
 	// ended, for output that its descendants hold open, or that a Writer has

@@ -82,6 +82,12 @@ func (c *Container) Wait(context.Context) (Status, error) { return Status{}, err
 // Signal is errdefs.ErrNotImplemented on this system.
 func (c *Container) Signal(context.Context, syscall.Signal) error { return errNoLinux }
 
+// Resize is errdefs.ErrNotImplemented on this system.
+func (c *Container) Resize(rows, columns uint16) error { return errNoLinux }
+
+// Terminal is errdefs.ErrNotImplemented on this system.
+func (c *Container) Terminal() (*os.File, error) { return nil, errNoLinux }
+
 // Exec is errdefs.ErrNotImplemented on this system.
 func (c *Container) Exec(context.Context, *specs.Process, ProcessOptions) (*Process, error) {
 	return nil, errNoLinux
@@ -122,6 +128,12 @@ func (p *Process) Settled() <-chan struct{} { return nil }
 
 // Status is unknown on this system.
 func (p *Process) Status() Status { return Status{} }
+
+// Resize is errdefs.ErrNotImplemented on this system.
+func (p *Process) Resize(rows, columns uint16) error { return errNoLinux }
+
+// Terminal is errdefs.ErrNotImplemented on this system.
+func (p *Process) Terminal() (*os.File, error) { return nil, errNoLinux }
 
 // Explain is errdefs.ErrNotImplemented on this system.
 func Explain(*specs.Spec, CreateOptions) (string, error) { return "", errNoLinux }

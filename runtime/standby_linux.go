@@ -49,7 +49,7 @@ type stanceFields struct {
 
 func stanceOf(p *specs.Process, who *credential) stance {
 	shape := *p
-	shape.Args, shape.Env = nil, nil
+	shape.Args, shape.Env, shape.Terminal, shape.ConsoleSize = nil, nil, false, nil
 	text, _ := json.Marshal(stanceFields{shape, who.uid, who.gid, who.groups}) // nothing in it that JSON lacks
 	return stance(text)
 }

@@ -299,7 +299,7 @@ func TestStandbyEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, err := openStreams(&ProcessOptions{}, r.null)
+	streams, err := openStreams(&ProcessOptions{}, r.null, false)
 	if err != nil {
 		t.Fatal(err)
 	}

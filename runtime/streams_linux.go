@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/input"
 )
 
 // streams connect a process's standard streams with the caller's.
@@ -21,12 +23,16 @@ type streams struct {
 	output []*outputCopy
 	mu     sync.Mutex
 	err    error // the first that a copy met
+
+	terminal *terminal     // in place of pipes, or nil
+	typing   *input.Reader // reads a file for it, or nil
 }
 
 // outputCopy copies an output of the process's to a Writer of the caller's.
 type outputCopy struct {
 	writer io.Writer
 	ours   *os.File
+	from   io.Reader     // ours, or a terminal that it is the end of
 	done   chan struct{} // closed when the copy has ended
 
 	mu      sync.Mutex
@@ -34,9 +40,14 @@ type outputCopy struct {
 	writing bool // writer is at work
 }
 
-// openStreams makes the pipes. null is a descriptor of the null device.
-func openStreams(o *ProcessOptions, null *os.File) (*streams, error) {
+// openStreams makes the pipes. null is a descriptor of the null device, which is
+// all that a process has until it gets its terminal.
+func openStreams(o *ProcessOptions, null *os.File, terminal bool) (*streams, error) {
 	s := &streams{}
+	if terminal {
+		s.child = [3]int{int(null.Fd()), int(null.Fd()), int(null.Fd())}
+		return s, nil
+	}
 	var err error
 	if s.child[0], err = s.reader(o.Stdin, null); err != nil {
 		s.close()
@@ -75,14 +86,22 @@ func (s *streams) reader(r io.Reader, null *os.File) (int, error) {
 		return 0, err
 	}
 	s.theirs, s.input = append(s.theirs, theirs), ours
-	go func() { // nobody waits for it: a Reader may never end
-		err := guard(func() error { _, err := io.Copy(ours, r); return err })
-		if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
-			s.note("standard input", err)
-		}
+	go func() {
+		s.copyInput(ours, r)
 		ours.Close()
 	}()
 	return int(theirs.Fd()), nil
+}
+
+// copyInput copies a Reader. Nobody waits for it, which may never end.
+func (s *streams) copyInput(ours *os.File, r io.Reader) {
+	err := guard(func() error { _, err := io.Copy(ours, r); return err })
+	for _, end := range []error{syscall.EPIPE, syscall.EIO, os.ErrClosed} {
+		if errors.Is(err, end) {
+			return // the process's, or of what it is given
+		}
+	}
+	s.note("standard input", err)
 }
 
 func (s *streams) writer(w io.Writer, null *os.File) (int, error) {
@@ -96,20 +115,59 @@ func (s *streams) writer(w io.Writer, null *os.File) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	c := &outputCopy{writer: w, ours: ours, done: make(chan struct{})}
-	s.theirs, s.output = append(s.theirs, theirs), append(s.output, c)
+	s.theirs = append(s.theirs, theirs)
+	s.copyOutput(&outputCopy{writer: w, ours: ours, from: ours, done: make(chan struct{})})
+	return int(theirs.Fd()), nil
+}
+
+// connect makes a terminal the streams of a process, which is to have been given
+// its end when started is called.
+func (s *streams) connect(t *terminal, o *ProcessOptions) error {
+	s.terminal, s.theirs = t, []*os.File{t.slave}
+	if o.TakeTerminal != nil {
+		f, err := t.copy()
+		if err == nil {
+			err = o.TakeTerminal(f)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	in := o.Stdin
+	if f, ok := in.(*os.File); ok {
+		var err error
+		if s.typing, err = input.New(f); err != nil {
+			return fmt.Errorf("read %s: %w", f.Name(), err)
+		}
+		in = s.typing
+	}
+	if in != nil {
+		go s.copyInput(t.master, in)
+	}
+	if o.TakeTerminal != nil {
+		return nil
+	}
+	out := o.Stdout
+	if out == nil {
+		out = io.Discard
+	}
+	s.copyOutput(&outputCopy{writer: out, ours: t.master, from: t, done: make(chan struct{})})
+	return nil
+}
+
+func (s *streams) copyOutput(c *outputCopy) {
+	s.output = append(s.output, c)
 	go func() {
 		err := errGoexit
 		defer func() { // also when the Writer ends the goroutine
 			if !errors.Is(err, os.ErrClosed) && !errors.Is(err, errCut) {
 				s.note("output", err)
 			}
-			ours.Close() // a process that still writes gets SIGPIPE, as with os/exec
+			c.ours.Close() // a process that still writes gets SIGPIPE, as with os/exec
 			close(c.done)
 		}()
 		err = guard(c.copy)
 	}()
-	return int(theirs.Fd()), nil
 }
 
 var (
@@ -119,7 +177,7 @@ var (
 )
 
 func (c *outputCopy) copy() error {
-	_, err := io.Copy(c, c.ours)
+	_, err := io.Copy(c, c.from)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.cut && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -208,6 +266,16 @@ func (s *streams) close() {
 		c.stop() // there was nothing to write, so the Writer is not at work
 		<-c.done
 	}
+	s.closeTerminal()
+}
+
+func (s *streams) closeTerminal() {
+	if s.typing != nil {
+		s.typing.Stop()
+	}
+	if s.terminal != nil {
+		s.terminal.master.Close()
+	}
 }
 
 // wait returns when the output of an ended process is copied, at the latest
@@ -215,6 +283,10 @@ func (s *streams) close() {
 func (s *streams) wait(delay time.Duration) error {
 	if s.input != nil {
 		s.input.Close()
+	}
+	if s.terminal != nil {
+		s.terminal.hangUp()
+		defer s.closeTerminal()
 	}
 	var over <-chan time.Time
 	if delay > 0 && len(s.output) > 0 {

@@ -105,7 +105,7 @@ func lookInside() (*innards, error) {
 	in.try("mknod", func() error { return unix.Mknod("/tmp/node", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))) })
 	in.try("fifo", func() error { return unix.Mknod("/tmp/fifo", unix.S_IFIFO|0o600, 0) })
 	in.try("null", func() error { return os.WriteFile("/dev/null", []byte("x"), 0) })
-	in.try("terminal", openTerminal)
+	in.try("terminal", tryTerminal)
 	in.try("unmount", func() error { return unix.Unmount("/proc/interrupts", 0) })
 	in.try("remount", func() error { return unix.Mount("", "/proc/sys", "", unix.MS_REMOUNT|unix.MS_BIND, "") })
 	in.try("mount", func() error { return unix.Mount("tmpfs", "/tmp", "tmpfs", 0, "") })
@@ -127,8 +127,8 @@ func (in *innards) try(what string, f func() error) {
 	}
 }
 
-// openTerminal opens a pair and checks the owner of its second half.
-func openTerminal() error {
+// tryTerminal opens a pair and checks the owner of its second half.
+func tryTerminal() error {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return err
