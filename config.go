@@ -43,11 +43,28 @@ type Config struct {
 	// Labels are kept with the container and mean nothing to the engine.
 	Labels map[string]string
 
+	// TTY gives the process a terminal: its standard streams, and /dev/console.
+	// What it shows is the output of one stream, Stdout; Stderr is not used.
+	// What comes from Stdin is typed, and its end is nothing to the process,
+	// which is told of an end by a typed ^D. Files are copied as any Reader and
+	// Writer, and logged; if one is a terminal itself, its mode is left alone:
+	// making it raw is up to the program. TERM is set to xterm, unless the image
+	// or Env sets it.
+	TTY bool
+	// WindowSize is what the terminal has at the beginning. See Container.Resize.
+	WindowSize WindowSize
+
 	// Stdin is copied to the process until it ends. An *os.File is handed
 	// over as it is. Nil: /dev/null. Wait does not wait for a Reader that
 	// never ends. A container that is started again goes on reading where the
 	// first run ended.
 	Stdin io.Reader
+	// OpenStdin leaves standard input to those who attach, in place of Stdin:
+	// see Container.Attach. It is open as long as the container runs.
+	OpenStdin bool
+	// StdinOnce closes it when the Stdin of one of them has ended. Of a terminal
+	// it means nothing.
+	StdinOnce bool
 	// Stdout and Stderr get what the process writes, as it writes it; the log
 	// gets it first. An *os.File is handed over as it is, and that stream is
 	// not logged. Nil: the log alone. If both are the same comparable value,
@@ -147,6 +164,9 @@ func (c *Config) check() error {
 	}
 	if c.WaitDelay < 0 {
 		return fmt.Errorf("wait delay %v: negative: %w", c.WaitDelay, ErrInvalidArgument)
+	}
+	if c.OpenStdin && c.Stdin != nil {
+		return fmt.Errorf("standard input is both given and left open: %w", ErrInvalidArgument)
 	}
 	for _, v := range c.Env {
 		if err := checkVariable(v); err != nil {

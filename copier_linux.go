@@ -29,6 +29,7 @@ type copier struct {
 
 	mu    sync.Mutex // held while a pipe is read and logged
 	pipes [2]int     // our ends, by stream; -1: closed
+	tty   bool       // it is a terminal, and no pipe
 	wide  [2]bool    // the pipe was asked to hold more
 	ready []Stream   // whose pipes are not known to be empty
 	cut   bool       // no more is to be read
@@ -65,18 +66,43 @@ func (k *copier) pipe(s Stream) (*os.File, error) {
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
-	err := unix.SetNonblock(p[0], true)
+	if err := k.add(p[0], s); err != nil {
+		unix.Close(p[1])
+		return nil, err
+	}
+	return os.NewFile(uintptr(p[1]), s.String()), nil
+}
+
+// add makes a descriptor the one that a stream is read from. The copier owns it,
+// also after an error.
+func (k *copier) add(fd int, s Stream) error {
+	err := unix.SetNonblock(fd, true)
 	if err == nil {
 		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(s)}
-		err = unix.EpollCtl(k.fd, unix.EPOLL_CTL_ADD, p[0], &event)
+		err = unix.EpollCtl(k.fd, unix.EPOLL_CTL_ADD, fd, &event)
 	}
 	if err != nil {
-		unix.Close(p[0])
-		unix.Close(p[1])
-		return nil, os.NewSyscallError("epoll_ctl", err)
+		unix.Close(fd)
+		return os.NewSyscallError("epoll_ctl", err)
 	}
-	k.pipes[s-Stdout] = p[0]
-	return os.NewFile(uintptr(p[1]), s.String()), nil
+	k.pipes[s-Stdout] = fd
+	return nil
+}
+
+// take is add of a copy of a file's descriptor.
+func (k *copier) take(f *os.File, s Stream) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var fd int
+	var failed error
+	err = conn.Control(func(theirs uintptr) { fd, failed = unix.FcntlInt(theirs, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(err, os.NewSyscallError("dup", failed)); err != nil {
+		return err
+	}
+	k.tty = true
+	return k.add(fd, s)
 }
 
 // copy copies until the streams end. A Writer may end its goroutine
@@ -240,11 +266,18 @@ func (k *copier) stop() {
 	}
 }
 
+// maxTerminal is more than a terminal holds (TTYB_DEFAULT_MEM_LIMIT in
+// drivers/tty/tty_buffer.c).
+const maxTerminal = 1 << 20
+
 // rescue logs what is in a pipe, and no more: others may be writing. It tells
 // whether there was anything.
-func (k *copier) rescue(s Stream) bool {
+func (k *copier) rescue(s Stream) (found bool) {
 	fd := k.pipes[s-Stdout]
 	left, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	if k.tty {
+		left = maxTerminal // that call does not know of all
+	}
 	if err != nil || left == 0 {
 		return false
 	}
@@ -256,9 +289,10 @@ func (k *copier) rescue(s Stream) bool {
 			break
 		}
 		left -= n
+		found = true
 		if k.log != nil {
 			k.log.add(k.run, s, (*buf)[:headerSize+n])
 		}
 	}
-	return true
+	return found
 }

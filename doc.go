@@ -30,6 +30,9 @@
 // combines them; of an image nothing counts but what the OCI image
 // specification says of its process.
 //
+// With [Config].TTY the process has a terminal. [Container.Attach] connects more
+// streams with a running container's, as often as one likes.
+//
 // # Lifecycle
 //
 // Create makes a container; Start runs it, and again when it has exited, on

@@ -26,6 +26,11 @@ type ExecConfig struct {
 	// User and WorkingDir are as in Config. Empty: the container's.
 	User       string
 	WorkingDir string
+	// TTY gives the process a terminal of its own, and WindowSize that its size
+	// at the beginning, as in Config. When the process ends, its terminal does,
+	// and others that have it open are hung up.
+	TTY        bool
+	WindowSize WindowSize
 	// Stdin, Stdout, Stderr and WaitDelay are as in Config, but nothing is
 	// logged: nil output goes nowhere.
 	Stdin          io.Reader
@@ -149,7 +154,7 @@ func (o *own) execProcess(x ExecConfig) (spec *specs.Process, options runtime.Pr
 	}
 	p := Process{
 		Args:       slices.Clone(x.Args),
-		Env:        mergeEnv(o.process.Env, x.Env),
+		Env:        mergeEnv(terminalEnv(x.TTY), o.process.Env, x.Env),
 		User:       first(x.User, o.process.User, "0"),
 		WorkingDir: path.Clean(first(x.WorkingDir, o.process.WorkingDir)),
 	}
@@ -164,6 +169,7 @@ func (o *own) execProcess(x ExecConfig) (spec *specs.Process, options runtime.Pr
 	}
 	spec = o.processSpec()
 	spec.Args, spec.Env, spec.Cwd = p.Args, p.Env, p.WorkingDir
+	setTerminal(spec, x.TTY, x.WindowSize)
 	return spec, runtime.ProcessOptions{
 		User:      p.User,
 		Stdin:     x.Stdin,

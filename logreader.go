@@ -106,6 +106,27 @@ func (r *logReader) asOfNow() (*logReader, error) {
 	return now, nil
 }
 
+// skip passes over what there is.
+func (r *logReader) skip() error {
+	now, err := r.asOfNow()
+	if err != nil {
+		return err
+	}
+	for err == nil || errors.Is(err, ErrDataLoss) {
+		_, err = now.next()
+	}
+	if err != io.EOF {
+		now.close()
+		return err
+	}
+	for len(r.parts) > len(now.parts) {
+		r.parts[0].file.Close()
+		r.parts = r.parts[1:]
+	}
+	r.off, r.damaged, r.position = now.off, now.damaged, now.position
+	return nil
+}
+
 // next gives the next chunk, which is good until the call after. The error
 // io.EOF tells that there is none yet. One that is ErrDataLoss tells of damage:
 // the next call goes on behind it.

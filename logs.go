@@ -88,6 +88,9 @@ type logQuery struct {
 	options   LogsOptions
 	yield     func(LogEntry, error) bool
 
+	chunks  func(chunk) bool // nil, or gets what the run wrote in place of yield
+	fromNow bool             // leave out what is there
+
 	log      *logReader // all
 	reader   *logReader // what is read: log, or how much of it there was
 	follower *follower  // nil unless Follow is set
@@ -128,6 +131,11 @@ func (q *logQuery) give(ctx context.Context) error {
 	}
 	if err := q.open(ctx); err != nil {
 		return err
+	}
+	if q.fromNow {
+		if err := q.log.skip(); err != nil {
+			return err
+		}
 	}
 	if err := q.count(ctx); err != nil {
 		return err
@@ -257,6 +265,9 @@ func (q *logQuery) drain(ctx context.Context) error {
 func (q *logQuery) add(c chunk, before int64) bool {
 	if before >= 0 && c.position > before && !q.missing(c.position-before, c.time) {
 		return false
+	}
+	if q.chunks != nil {
+		return c.run < q.state.run || q.chunks(c)
 	}
 	if q.options.Stream != 0 && c.stream != q.options.Stream {
 		return true

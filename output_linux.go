@@ -15,11 +15,13 @@ const forcedDelay = time.Second
 
 // output is where the streams of one run go: to the log, then to the caller.
 type output struct {
-	stdout, stderr io.Writer // for the runtime
+	input          io.Reader // for the runtime
+	stdout, stderr io.Writer // the same
 
 	log     *logFile   // nil: none is kept
 	theirs  []*os.File // the process's ends of pipes
 	copiers []*copier
+	stdin   stdin // not open without Config.OpenStdin
 }
 
 // connect makes the pipes of a run. A file of the caller's is handed over as it
@@ -27,7 +29,19 @@ type output struct {
 // goroutine, and gets them in order; those of two have two, because one Writer
 // may block.
 func (u *output) connect(c *Config, log *logFile, run int) (err error) {
-	u.stdout, u.stderr, u.log = c.Stdout, c.Stderr, log
+	u.input, u.log = c.Stdin, log
+	if c.TTY {
+		_, err := u.copier(c.Stdout, run)
+		return err
+	}
+	if c.OpenStdin {
+		theirs, err := u.stdin.open()
+		if err != nil {
+			return err
+		}
+		u.input, u.theirs = theirs, append(u.theirs, theirs)
+	}
+	u.stdout, u.stderr = c.Stdout, c.Stderr
 	if u.copies(c.Stdout) {
 		k, err := u.copier(c.Stdout, run)
 		if err == nil {
@@ -54,6 +68,15 @@ func (u *output) connect(c *Config, log *logFile, run int) (err error) {
 	}
 	u.stderr, err = u.pipe(k, Stderr)
 	return err
+}
+
+// takeTerminal has the output of a terminal copied, as that of stdout.
+func (u *output) takeTerminal(f *os.File) error {
+	defer f.Close()
+	if err := u.copiers[0].take(f, Stdout); err != nil {
+		return fmt.Errorf("copy from terminal: %w", err)
+	}
+	return nil
 }
 
 // copies tells whether a stream is to be copied from a pipe.
@@ -106,6 +129,7 @@ func (u *output) closeTheirs() {
 // drop gives all up, for a process that never came to be.
 func (u *output) drop() {
 	u.closeTheirs()
+	u.stdin.close()
 	for _, k := range u.copiers {
 		k.stop()
 	}
@@ -116,6 +140,7 @@ func (u *output) drop() {
 // then all that was written. It tells how many bytes of output the log was
 // given, and what was lost.
 func (u *output) wait(delay time.Duration, forced <-chan struct{}) (logged int64, err error) {
+	u.stdin.close()
 	var over <-chan time.Time
 	if delay > 0 {
 		over, forced = time.After(delay), nil

@@ -48,8 +48,16 @@ func merge(image ocispec.ImageConfig, c *Config, hostname string) (Process, erro
 		ExposedPorts: slices.Sorted(maps.Keys(image.ExposedPorts)),
 		Volumes:      slices.Sorted(maps.Keys(image.Volumes)),
 	}
-	p.Env = mergeEnv([]string{defaultPath, "HOSTNAME=" + p.Hostname}, image.Env, c.Env)
+	p.Env = mergeEnv([]string{defaultPath, "HOSTNAME=" + p.Hostname}, terminalEnv(c.TTY), image.Env, c.Env)
 	return p, p.check()
+}
+
+// terminalEnv is what a process with a terminal has in its environment.
+func terminalEnv(tty bool) []string {
+	if tty {
+		return []string{"TERM=xterm"}
+	}
+	return nil
 }
 
 func commandLine(image ocispec.ImageConfig, c *Config) []string {

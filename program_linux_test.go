@@ -173,6 +173,25 @@ func program(args []string) int {
 		err := exec.Command("/proc/self/exe", programFlag, "eat").Run()
 		fmt.Println(err)
 		time.Sleep(time.Hour)
+	case "tty":
+		if size, err := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ); err == nil {
+			fmt.Printf("terminal %dx%d of user %d", size.Row, size.Col, ownerOf(os.Stdin))
+		} else {
+			fmt.Print("no terminal")
+		}
+		fmt.Printf(", TERM %s\n", os.Getenv("TERM"))
+		fmt.Fprintln(os.Stderr, "to stderr")
+	case "sizes": // of its terminal, until it is interrupted
+		ch := make(chan os.Signal, 1)
+		signal.Notify(ch, syscall.SIGINT, syscall.SIGWINCH)
+		for sig := os.Signal(syscall.SIGWINCH); sig == syscall.SIGWINCH; sig = <-ch {
+			size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+			if err != nil {
+				return fail(err)
+			}
+			fmt.Printf("%dx%d\n", size.Row, size.Col)
+		}
+		return 2
 	case "pause":
 		time.Sleep(time.Hour)
 	case "append": // and print what there is then
@@ -231,6 +250,14 @@ func program(args []string) int {
 		return fail(fmt.Errorf("what is %q", args))
 	}
 	return 0
+}
+
+func ownerOf(f *os.File) uint32 {
+	info, err := f.Stat()
+	if err != nil {
+		return ^uint32(0)
+	}
+	return info.Sys().(*syscall.Stat_t).Uid
 }
 
 // testBytes are n bytes of all values.

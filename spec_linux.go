@@ -37,6 +37,7 @@ func (o *own) spec() (*specs.Spec, error) {
 func (o *own) confinement() (*specs.Spec, error) {
 	s := runtime.DefaultSpec()
 	o.setProcess(s.Process)
+	setTerminal(s.Process, o.config.TTY, o.config.WindowSize)
 	if err := o.config.Security.apply(s, o.capabilities); err != nil {
 		return nil, err
 	}

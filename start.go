@@ -236,10 +236,11 @@ func (c *Container) createOptions(ctx context.Context, r *run) (runtime.CreateOp
 		Init:          o.config.Init,
 		Files:         notCovered(hostFiles(c.engine.sharedNetwork(o.config.Network), o.process.Hostname), o.config.Mounts),
 		ProcessOptions: runtime.ProcessOptions{
-			User:   first(o.process.User, "0"),
-			Stdin:  o.config.Stdin,
-			Stdout: r.output.stdout,
-			Stderr: r.output.stderr,
+			User:         first(o.process.User, "0"),
+			Stdin:        r.output.input,
+			Stdout:       r.output.stdout,
+			Stderr:       r.output.stderr,
+			TakeTerminal: r.output.takeTerminal,
 		},
 	}, nil
 }

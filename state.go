@@ -68,6 +68,10 @@ type ContainerInfo struct {
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"`
 
+	// TTY and OpenStdin are those of its Config.
+	TTY       bool `json:"tty,omitempty"`
+	OpenStdin bool `json:"open_stdin,omitempty"`
+
 	Process   Process   `json:"process"`
 	Resources Resources `json:"resources"`
 	// CgroupParent is that of its Config.
@@ -188,6 +192,8 @@ func (e *Engine) newRecord(id string, img *Image, c *Config, p Process) *record 
 		Image:     img.ID(),
 		State:     StateCreated,
 		Created:   time.Now(),
+		TTY:       c.TTY,
+		OpenStdin: c.OpenStdin,
 		Process:   p,
 		Resources: c.Resources,
 		Rlimits:   c.Rlimits,

@@ -91,9 +91,14 @@ func (*Engine) follow(context.Context, *EventOptions, eventPosition, func(Event,
 	return supported()
 }
 
-type output struct{ stdout, stderr io.Writer }
+type output struct {
+	input          io.Reader
+	stdout, stderr io.Writer
+}
 
 func (*output) connect(*Config, *logFile, int) error { return supported() }
+
+func (*output) takeTerminal(*os.File) error { return supported() }
 
 func (*output) begin() {}
 func (*output) drop()  {}
@@ -109,6 +114,8 @@ func (*follower) look() (logState, error) { return logState{}, supported() }
 func (*follower) sleep(context.Context, time.Time) (bool, error) { return false, supported() }
 
 func (*follower) close() {}
+
+func (*attachment) read(context.Context) error { return supported() }
 
 func linuxResources(Resources) (*specs.LinuxResources, error) { return nil, supported() }
 
