@@ -31,6 +31,10 @@ type AttachOptions struct {
 	Stdout, Stderr io.Writer
 	// Replay begins with what the log has of this run of the container.
 	Replay bool
+	// Attached, if it is not nil, is called when nothing that is written from
+	// then on is left out: a program that draws on a whole terminal does so anew
+	// when that has been resized.
+	Attached func()
 	// DetachKeys end Attach when they come from Stdin one after the other, and
 	// are not passed on then: names with commas between, each a single
 	// character, "ctrl-" and one of a to z, @, [, \, ], ^ and _, or "DEL".
@@ -151,6 +155,7 @@ func (a *attachment) write(ctx context.Context) error {
 		options:   LogsOptions{Follow: true},
 		chunks:    a.give,
 		fromNow:   !a.options.Replay,
+		begun:     a.options.Attached,
 		yield: func(e LogEntry, err error) bool {
 			if a.err = err; err == nil {
 				a.err = fmt.Errorf("output was written faster than it was taken, %d bytes are missing: %w", e.Missing, ErrDataLoss)

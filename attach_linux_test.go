@@ -179,8 +179,9 @@ func TestAttachTerminal(t *testing.T) {
 	all, late := newScreen(t), newScreen(t)
 	second := attach(t.Context(), c, AttachOptions{Stdin: all.in, Stdout: all, Replay: true, DetachKeys: "x,ctrl-],DEL"})
 	all.await(t, "one\r\none\r\n")
-	third := attach(t.Context(), c, AttachOptions{Stdout: late})
-	watches.watching(9)
+	attached := make(chan struct{})
+	third := attach(t.Context(), c, AttachOptions{Stdout: late, Attached: func() { close(attached) }})
+	<-attached
 	all.enter(t, "two\n")
 	for _, s := range []*screen{before, all, late} {
 		s.await(t, "two\r\ntwo\r\n")

@@ -90,6 +90,7 @@ type logQuery struct {
 
 	chunks  func(chunk) bool // nil, or gets what the run wrote in place of yield
 	fromNow bool             // leave out what is there
+	begun   func()           // nil, or is called when it has been seen what there is
 
 	log      *logReader // all
 	reader   *logReader // what is read: log, or how much of it there was
@@ -136,6 +137,9 @@ func (q *logQuery) give(ctx context.Context) error {
 		if err := q.log.skip(); err != nil {
 			return err
 		}
+	}
+	if q.begun != nil {
+		q.begun()
 	}
 	if err := q.count(ctx); err != nil {
 		return err

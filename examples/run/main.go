@@ -2,11 +2,15 @@
 
 // Run runs the program of an image in a container, as docker run does:
 //
-//	run [-i] [-e NAME=VALUE]... [-w DIR] [-u USER] [-m BYTES] [-v SOURCE:TARGET[:ro]]...
+//	run [-i] [-t] [--detach-keys KEYS] [-e NAME=VALUE]... [-w DIR] [-u USER] [-m BYTES]
+//	    [-v SOURCE:TARGET[:ro]]...
 //	    [--tmpfs TARGET[:OPTIONS]]... [--read-only] [--cap-add NAME]... [--cap-drop NAME]...
 //	    [--device PATH[:TARGET[:ACCESS]]]... [--privileged] [--name NAME] [--rm] IMAGE [ARG...]
 //
-// Signals go to the container. The exit status is the program's: 128+n if
+// Signals go to the container. With -t the program has a terminal of its own, as
+// large as the one that run is in, and with -i too that one is raw: what is typed
+// goes to the program, but for the detach keys. They stop run as ^Z stops a
+// program; the container runs on, and fg attaches to it again. The exit status is the program's: 128+n if
 // signal n ended it, 126 if it cannot be executed, 127 if it was not found,
 // and 125 if the container could not be made. The container has no network,
 // and is gone when run ends, with or without --rm. It needs root.
@@ -34,6 +38,8 @@ func main() {
 	flags := flag.NewFlagSet("run", flag.ContinueOnError)
 	root := flags.String("root", "", "root `directory` of the engine (default /var/lib/inboard)")
 	input := flags.Bool("i", false, "pass standard input on")
+	keys := flags.String("detach-keys", "", "`keys` that stop run, with -i and -t (default ctrl-p,ctrl-q)")
+	flags.BoolVar(&c.TTY, "t", false, "give the program a terminal")
 	remove := flags.Bool("rm", false, "remove the container when it has ended")
 	flags.StringVar(&c.Name, "name", "", "`name` of the container")
 	flags.StringVar(&c.WorkingDir, "w", "", "working `directory`")
@@ -68,11 +74,11 @@ func main() {
 	if err == nil && flags.NArg() == 0 {
 		flags.Usage()
 	} else if err == nil {
-		if *input {
+		if c.OpenStdin = *input && c.TTY; *input && !c.TTY {
 			c.Stdin = os.Stdin
 		}
 		c.Args = flags.Args()[1:]
-		if code, err = run(context.Background(), *root, flags.Arg(0), c, *remove); err != nil {
+		if code, err = run(context.Background(), *root, flags.Arg(0), c, *keys, *remove); err != nil {
 			fmt.Fprintln(os.Stderr, "run:", err)
 		}
 	}
@@ -100,7 +106,7 @@ func mount(c *engine.Config, m engine.Mount, spec string) error {
 	return nil
 }
 
-func run(ctx context.Context, root, ref string, config engine.Config, remove bool) (code int, err error) {
+func run(ctx context.Context, root, ref string, config engine.Config, keys string, remove bool) (code int, err error) {
 	e := engine.Default()
 	if root != "" {
 		if e, err = engine.Open(engine.WithRoot(root)); err != nil {
@@ -115,6 +121,10 @@ func run(ctx context.Context, root, ref string, config engine.Config, remove boo
 	if err != nil {
 		return 125, err
 	}
+	var screen terminal
+	if config.TTY {
+		config.Stdout, config.WindowSize = nil, screen.size()
+	}
 	c, err := e.Create(ctx, img, config)
 	if err != nil {
 		return 125, err
@@ -122,6 +132,9 @@ func run(ctx context.Context, root, ref string, config engine.Config, remove boo
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals)
 	signal.Reset(syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGURG)
+	if config.TTY {
+		signal.Reset(syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT)
+	}
 	if err := c.Start(ctx); err != nil {
 		if command := (*engine.CommandError)(nil); errors.As(err, &command) {
 			return command.Code, err
@@ -130,9 +143,18 @@ func run(ctx context.Context, root, ref string, config engine.Config, remove boo
 	}
 	go func() {
 		for sig := range signals {
+			if sig == syscall.SIGWINCH && config.TTY {
+				_ = c.Resize(ctx, screen.size())
+				continue
+			}
 			_ = c.Kill(ctx, sig.(syscall.Signal)) // fails once the container has ended
 		}
 	}()
+	if config.TTY {
+		if err := screen.attach(ctx, c, config.OpenStdin, keys); err != nil {
+			return 125, err
+		}
+	}
 	status, err := c.Wait(ctx)
 	if err == nil && remove {
 		err = c.Remove(ctx, engine.RemoveOptions{})
