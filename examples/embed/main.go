@@ -152,7 +152,7 @@ func (s *service) run(ctx context.Context, args []string, input []byte) (output 
 		LogSize: -1,  // the response is all that is kept of the output
 		// With no swap, a program that wants too much is killed at once, and its
 		// neighbours do not get slow. Pids is for one that multiplies.
-		Resources: engine.Resources{Memory: 64 << 20, MemorySwap: 64 << 20, CPUs: 0.5, Pids: 64},
+		Resources: engine.Resources{Memory: 64 << 20, MemorySwap: 64 << 20, CPUs: 1, Pids: 64},
 		Security:  engine.Security{CapDrop: []string{"ALL"}, NoNewPrivileges: true, ReadOnlyRoot: true},
 		Network:   engine.NetworkNone,
 	})

@@ -37,9 +37,10 @@ func main() {
 		}
 		time.Sleep(d)
 		fmt.Println("awake")
-	case "eat": // memory, without end
-		for all := [][]byte{}; ; {
-			all = append(all, bytes.Repeat([]byte{1}, 1<<20))
+	case "eat": // more memory than there is
+		all := make([]byte, 1<<30)
+		for i := 0; i < len(all); i += 4096 {
+			all[i] = 1
 		}
 	case "talk": // without end
 		for {
