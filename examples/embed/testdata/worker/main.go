@@ -1,3 +1,5 @@
+//go:build linux
+
 // Worker is the program of the image that the example's test serves.
 package main
 
@@ -8,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -37,8 +40,11 @@ func main() {
 		}
 		time.Sleep(d)
 		fmt.Println("awake")
-	case "eat": // more memory than there is
-		all := make([]byte, 1<<30)
+	case "eat": // more memory than there is, most of it by one call
+		all, err := syscall.Mmap(-1, 0, 1<<30, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANONYMOUS|syscall.MAP_POPULATE)
+		if err != nil {
+			panic(err)
+		}
 		for i := 0; i < len(all); i += 4096 {
 			all[i] = 1
 		}
