@@ -84,7 +84,7 @@ func (s *Store) add(ctx context.Context, r io.Reader, o AddOptions) (*Layer, err
 		return nil, err
 	}
 	if o.DiffID != "" {
-		l, err := s.Get(o.DiffID)
+		l, err := s.sound(o.DiffID)
 		if err == nil {
 			return l, readThrough(ctx, r, o)
 		}
@@ -227,6 +227,8 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrResourceExhausted)
+	case errors.Is(err, syscall.EFBIG):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrOutOfRange)
 	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, errdefs.ErrPermissionDenied):
 		return fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
 	}
@@ -279,7 +281,7 @@ func (s *Store) commit(w *work, rec record) error {
 		if _, e := os.Lstat(dir); e != nil {
 			return err
 		}
-		_, e := s.Get(rec.DiffID)
+		_, e := s.sound(rec.DiffID)
 		if e == nil || !errors.Is(e, errdefs.ErrDataLoss) {
 			return e
 		}

@@ -12,9 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// treeName is the directory of a layer in the directory form.
-const treeName = "tree"
-
 // A directoryBuilder makes the directory form. Regular files are written while
 // the tar arrives, by several workers, at the places that the tree in memory
 // has for them. All else is made at the end, when the tree is final: what is

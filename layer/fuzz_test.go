@@ -1,10 +1,15 @@
 package layer
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/inboard/engine/internal/atomicfile"
+	"github.com/opencontainers/go-digest"
 )
 
 // FuzzTar reads foreign archives. What is accepted must have runs inside the
@@ -84,6 +89,59 @@ func FuzzACL(f *testing.F) {
 		}
 		if checkACL(s) == nil {
 			aclMode(s, 0o644)
+		}
+	})
+}
+
+// FuzzRecord reads records that this store has not written. What is accepted can
+// be checked and written again.
+func FuzzRecord(f *testing.F) {
+	id := digest.FromString("x")
+	for _, s := range []string{"", "{}", `{"version":1}`, `{"version":2}`, "null", `{"version":1,"diffID":"` + string(id) + `","form":"index","size":-1}`,
+		`{"version":1,"diffID":"` + string(id) + `","form":"index","size":1024,"indexSize":2048,"later":{"a":1}}`,
+		`{"version":1,"diffID":"` + string(id) + `","form":"directory","size":9223372036854775807,"Size":1}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		name := filepath.Join(dir, recordName)
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := readRecord(dir, id)
+		if err != nil {
+			if !strings.Contains(err.Error(), name) || !errors.Is(err, errdefs.ErrDataLoss) && !errors.Is(err, errdefs.ErrNotImplemented) {
+				t.Errorf("%q: %v", b, err)
+			}
+			return
+		}
+		for _, p := range rec.parts() {
+			if p.size < 0 {
+				t.Errorf("%q: %s of %d bytes", b, p.name, p.size)
+			}
+		}
+		if err := atomicfile.WriteJSON(name, rec, atomicfile.Volatile); err != nil {
+			t.Fatal(err)
+		}
+		again, err := readRecord(dir, id)
+		if err != nil || again.Size != rec.Size || again.Form != rec.Form || len(again.unknown) != len(rec.unknown) {
+			t.Errorf("%q: %+v, %v", b, again, err)
+		}
+	})
+}
+
+// FuzzImplied reads lists of directories that this store has not written.
+func FuzzImplied(f *testing.F) {
+	for _, s := range []string{"", "\x00a\x00", "\x00a/b\x00\x01c\x00", "\x00a\x00\x02b\x00", "\x00a"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		name := filepath.Join(t.TempDir(), impliedName)
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readImplied(name); err != nil && (!errors.Is(err, errdefs.ErrDataLoss) || !strings.Contains(err.Error(), name)) {
+			t.Errorf("%q: %v", b, err)
 		}
 	})
 }

@@ -16,6 +16,9 @@ import (
 const (
 	recordName    = "layer.json"
 	recordVersion = 1
+
+	// treeName is the directory of a layer in the directory form.
+	treeName = "tree"
 )
 
 // A record is a layer's layer.json. Fields may be added to version 1: a
@@ -63,6 +66,32 @@ func (r record) MarshalJSON() ([]byte, error) {
 	}
 	maps.Copy(all, r.unknown)
 	return json.Marshal(all)
+}
+
+// A part is a file of a layer, or its tree.
+type part struct {
+	name string
+	kind fs.FileMode // its type
+	size int64       // of a file
+}
+
+// parts lists what the record says is there, the index first.
+func (r *record) parts() []part {
+	var all []part
+	add := func(name string, size int64) {
+		if size > 0 {
+			all = append(all, part{name: name, size: size})
+		}
+	}
+	if r.Form == FormIndex.String() {
+		all = append(all, part{name: indexName, size: r.IndexSize})
+		add(tarName, round(r.Size, blockSize)) // an empty tar is no device
+		add(dataName, r.DataSize)
+	} else {
+		all = append(all, part{name: treeName, kind: fs.ModeDir})
+	}
+	add(impliedName, r.ImpliedSize)
+	return all
 }
 
 // readRecord reads and checks the record in a layer's directory.

@@ -163,12 +163,61 @@ func (l *Layer) Form() Form {
 // mark on the root of a lower layer (Linux 6.18): leave those layers out.
 func (l *Layer) Opaque() bool { return l.rec.Opaque }
 
+// Check tells, without reading them, whether the layer's files are on the disk as
+// its record has them. What is gone, cut off or something else gives
+// errdefs.ErrDataLoss and is named; Add mends it.
+func (l *Layer) Check() error {
+	dir, err := l.store.path(l.rec.DiffID)
+	if err != nil {
+		return err
+	}
+	for _, part := range l.rec.parts() {
+		name := filepath.Join(dir, part.name)
+		st, err := os.Lstat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("layer: %w: %w", err, errdefs.ErrDataLoss)
+		case err != nil:
+			return fmt.Errorf("layer: %w", err)
+		case st.Mode().Type() != part.kind:
+			return fmt.Errorf("layer: %s: damaged: it is %s: %w", name, st.Mode(), errdefs.ErrDataLoss)
+		case part.kind == 0 && st.Size() != part.size:
+			return fmt.Errorf("layer: %s: damaged: %d bytes where %d are expected: %w", name, st.Size(), part.size, errdefs.ErrDataLoss)
+		}
+	}
+	return nil
+}
+
+// LinkTar makes a hard link of the layer's tar, so that a blob which is the same
+// bytes takes no space of its own. Whoever writes to the link harms the layer. The
+// error is errdefs.ErrNotImplemented where there is no such file: a directory has no
+// tar, and one whose last block is not whole is padded.
+func (l *Layer) LinkTar(name string) error {
+	if l.Form() != FormIndex || l.rec.Size == 0 || l.rec.Size%blockSize != 0 {
+		return fmt.Errorf("layer %s: no tar as it came: %w", l.rec.DiffID, errdefs.ErrNotImplemented)
+	}
+	dir, err := l.store.path(l.rec.DiffID)
+	if err != nil {
+		return err
+	}
+	return os.Link(filepath.Join(dir, tarName), name)
+}
+
 // path returns a layer's directory.
 func (s *Store) path(diffID digest.Digest) (string, error) {
 	if err := diffID.Validate(); err != nil || diffID.Algorithm() != digest.SHA256 {
 		return "", invalidf("diff ID %s", quote(string(diffID)))
 	}
 	return filepath.Join(s.dir, "sha256", diffID.Encoded()), nil
+}
+
+// sound is Get and Check.
+func (s *Store) sound(diffID digest.Digest) (*Layer, error) {
+	l, err := s.Get(diffID)
+	if err == nil {
+		err = l.Check()
+	}
+	return l, err
 }
 
 // Get returns a layer. The error is errdefs.ErrNotFound if there is none, and
