@@ -47,6 +47,19 @@
 // the host's users. Nothing but a Store may write there: the kernel believes an
 // index, so what this store did not write is never mounted.
 //
+// # Bounds
+//
+// What a layer takes beside the bytes of its files depends on how many names its
+// tree has, with the directories that the archive only implies, and on the bytes
+// of its headers: names, targets of links, extended attributes, maps of sparse
+// files. An index has at most 256 bytes for each name and three times the bytes of
+// the headers. Add takes at most 64 MiB of memory, 800 bytes for each name and ten
+// times the bytes of the headers; at about five million names it ends with
+// errdefs.ErrResourceExhausted. How large the files are changes neither.
+//
+// Names have up to 255 bytes, their paths up to 4096, as Linux has them; an archive
+// with longer ones gives an error that names the member.
+//
 // # Lifecycle
 //
 // Store.Add makes a layer in tmp, syncs it and renames it, so that a layer is

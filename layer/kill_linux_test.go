@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"testing"
 
@@ -24,8 +23,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "add":
 		childAdd()
-	case "million":
-		childMillion()
+	case "bounds":
+		childBounds()
 	}
 }
 
@@ -187,51 +186,4 @@ func waitFor(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// childMillion makes the index of an archive of a million members, and prints
-// the memory that this took.
-func childMillion() {
-	s, err := Open(os.Args[1], Options{Form: FormIndex})
-	if err != nil {
-		panic(err)
-	}
-	r, w := io.Pipe()
-	go func() {
-		var b bytes.Buffer
-		for i := range 1_000_000 {
-			b.Reset()
-			member{name: fmt.Sprintf("usr/share/doc/package%d/examples/file-number-%d.txt", i/50, i), time: 1_700_000_000}.append(&b)
-			if _, err := w.Write(b.Bytes()); err != nil {
-				panic(err)
-			}
-		}
-		w.Close()
-	}()
-	if _, err := s.Add(context.Background(), r, AddOptions{}); err != nil {
-		panic(err)
-	}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	fmt.Println(m.Sys >> 20) // never given back, so the most that was used
-}
-
-// TestMillion bounds the memory of a very large layer.
-func TestMillion(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs five seconds")
-	}
-	c := exec.Command(os.Args[0])
-	c.Args = []string{os.Args[0], t.TempDir()}
-	c.Env = append(os.Environ(), childEnv+"=million")
-	c.Stderr = os.Stderr
-	out, err := c.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	mib, err := strconv.Atoi(string(bytes.TrimSpace(out)))
-	if err != nil || mib > 800 {
-		t.Errorf("%d MiB, %v", mib, err)
-	}
-	t.Logf("%d MiB", mib)
 }

@@ -79,7 +79,7 @@ func (t *tree) apply(e *entry) (change, error) {
 	if err != nil {
 		return change{}, err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) && (!strings.HasPrefix(base, whiteoutMeta) || base == whiteoutOpaque) {
+	if isWhiteout(base) {
 		return change{dir: d}, t.whiteout(d, base)
 	}
 	c := change{dir: d, name: base}

@@ -56,7 +56,7 @@ func (w *walk) make(d *inode, name string) (*inode, error) {
 		return nil, invalidf("%s on the way is not in the layer", quote(name))
 	}
 	if len(name) > maxName {
-		return nil, invalidf("a name of %d bytes", len(name))
+		return nil, invalidf("a name of %d bytes, %d more than a file can have", len(name), len(name)-maxName)
 	}
 	if err := w.t.charge(inodeCost + len(name)); err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (w *walk) make(d *inode, name string) (*inode, error) {
 // and ".." removed by text first, so that none leads out.
 func (t *tree) locate(path string, create bool) (*inode, string, error) {
 	if len(path) > maxPath {
-		return nil, "", invalidf("a path of %d bytes", len(path))
+		return nil, "", invalidf("a path of %d bytes, %d more than a program can name", len(path), len(path)-maxPath)
 	}
 	if strings.IndexByte(path, 0) >= 0 {
 		return nil, "", invalidf("a NUL in the name")
@@ -80,8 +80,12 @@ func (t *tree) locate(path string, create bool) (*inode, string, error) {
 	path = pathpkg.Clean("/" + path)[1:]
 	i := strings.LastIndexByte(path, '/')
 	parent, base := path[:i+1], path[i+1:]
-	if len(base) > maxName {
-		return nil, "", invalidf("a name of %d bytes", len(base))
+	name := base
+	if isWhiteout(base) {
+		name = base[len(whiteoutPrefix):] // nobody makes a file called base
+	}
+	if len(name) > maxName {
+		return nil, "", invalidf("a name of %d bytes, %d more than a file can have", len(name), len(name)-maxName)
 	}
 	if t.lastDir != nil && parent == t.lastPath {
 		return t.lastDir, base, nil

@@ -13,6 +13,11 @@ const (
 	whiteoutOpaque = ".wh..wh..opq" // hides what lower layers have in the directory
 )
 
+// isWhiteout tells the name of a whiteout from that of a file, and of AUFS's own.
+func isWhiteout(base string) bool {
+	return strings.HasPrefix(base, whiteoutPrefix) && (!strings.HasPrefix(base, whiteoutMeta) || base == whiteoutOpaque)
+}
+
 // whiteout records that a name of lower layers is hidden. Where the archive
 // has it does not matter: it never applies to its own layer ("Whiteouts" in
 // the OCI image specification's layer.md).
