@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/inboard/engine/image"
 	"github.com/inboard/engine/runtime"
 )
 
@@ -83,6 +84,9 @@ func failed(op, id string, err error) error {
 	var e *Error
 	if errors.As(err, &e) {
 		return err
+	}
+	if i, ok := err.(*image.Error); ok {
+		err = i.Err // it names the same
 	}
 	if isDiskFull(err) {
 		err = diskFull{err}

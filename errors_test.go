@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/inboard/engine/image"
 )
 
 func TestError(t *testing.T) {
@@ -26,6 +28,10 @@ func TestError(t *testing.T) {
 		t.Errorf("wrapped twice: %v", again)
 	}
 	if err := failed("pull image", "alpine", fs.ErrPermission); err.Error() != "pull image alpine: permission denied" {
+		t.Errorf("%q", err)
+	}
+	inner := &image.Error{Op: "pull", Name: "docker.io/library/alpine:latest", Err: fs.ErrPermission}
+	if err := failed("pull image", "alpine", inner); err.Error() != "pull image alpine: permission denied" {
 		t.Errorf("%q", err)
 	}
 	if ErrUnsupported != ErrNotImplemented {

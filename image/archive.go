@@ -288,12 +288,12 @@ func (a *archive) content(name string, limit int64) ([]byte, error) {
 }
 
 // keep claims what the images need.
-func (a *archive) keep(images []listing) error {
-	if err := a.claim.extend(needs(images)); err != nil {
+func (a *archive) keep(ctx context.Context, images []listing) error {
+	if err := a.claim.extend(ctx, needs(images)); err != nil {
 		return err
 	}
 	for n := range images {
-		if err := a.reuse(&images[n]); err != nil {
+		if err := a.reuse(ctx, &images[n]); err != nil {
 			return err
 		}
 	}
@@ -302,7 +302,7 @@ func (a *archive) keep(images []listing) error {
 
 // reuse takes the manifest under which the store has an image, whole, in place
 // of one that was made: its layers need not be kept in two forms.
-func (a *archive) reuse(i *listing) error {
+func (a *archive) reuse(ctx context.Context, i *listing) error {
 	if !i.selection.made {
 		return nil
 	}
@@ -319,7 +319,7 @@ func (a *archive) reuse(i *listing) error {
 		if err != nil {
 			continue // damaged, or gone meanwhile
 		}
-		if err := a.claim.extend(e.needs(c)); err != nil {
+		if err := a.claim.extend(ctx, e.needs(c)); err != nil {
 			return err
 		}
 		if a.store.whole(e, c) {

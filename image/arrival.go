@@ -15,8 +15,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// parallelLayers is how many layers are fetched at a time, as Docker has it.
-const parallelLayers = 3
+const (
+	// parallelLayers is how many layers are fetched at a time, as Docker has it.
+	parallelLayers = 3
+	// waitingLayers is how many more may wait for others who fetch them.
+	waitingLayers = 29
+)
 
 // listing is an image that is going to be listed.
 type listing struct {
@@ -74,17 +78,27 @@ func (s *Store) whole(e *entry, c *content) bool {
 		}
 	}
 	for _, id := range c.config.RootFS.DiffIDs {
-		if _, err := s.layers.Get(id); err != nil {
+		if s.checkLayer(id) != nil {
 			return false
 		}
 	}
 	return true
 }
 
+// checkLayer tells what is wrong with a layer, as far as that can be told at once.
+func (s *Store) checkLayer(id digest.Digest) error {
+	l, err := s.layers.Get(id)
+	if err != nil {
+		return err
+	}
+	return l.Check()
+}
+
 // blobs is where layers are fetched from: a registry, an image layout, or an image of
 // go-containerregistry's.
 type blobs interface {
-	blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error)
+	// blob gives what follows the first bytes, of which so many are there.
+	blob(ctx context.Context, d ocispec.Descriptor, have int64) (io.ReadCloser, error)
 }
 
 // arrival is a pull, a load or an import at work, once it is known what it
@@ -95,6 +109,9 @@ type arrival struct {
 	parts    map[digest.Digest]*member // of an archive
 	claim    *claim
 	progress *reporter
+	// slots has one for each layer that is brought now. It is filled before the
+	// right to bring one is asked for: then nobody has that and waits.
+	slots chan struct{}
 }
 
 // take brings images into the stores and lists them. On error the caller
@@ -128,7 +145,8 @@ func (a *arrival) fetch(ctx context.Context, sel *selection) error {
 	// The first failure ends the others; they were asked to stop, so theirs is
 	// not the error to show.
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallelLayers)
+	g.SetLimit(parallelLayers + waitingLayers)
+	a.slots = make(chan struct{}, parallelLayers)
 	seen := make(map[digest.Digest]bool)
 	for n, l := range sel.oci.manifest.Layers {
 		if seen[l.Digest] {
@@ -176,14 +194,11 @@ func (a *arrival) commit(ctx context.Context, images []listing) error {
 	if err := atomicfile.SyncDir(s.path("blobs", "sha256")); err != nil {
 		return err
 	}
-	l, err := s.lock(exclusive)
+	l, err := s.lockUntil(ctx, exclusive)
 	if err != nil {
 		return err
 	}
 	defer l.unlock()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	x, err := readIndex(s.dir)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/inboard/engine/internal/atomicfile"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,7 +41,12 @@ func (c *claimed) add(o claimed) {
 	c.Layers = append(c.Layers, o.Layers...)
 }
 
-const claimFile = "claim.json"
+const (
+	claimFile = "claim.json"
+	// abandonPatience is how long the store's lock is waited for by who has given
+	// up; others have it for milliseconds.
+	abandonPatience = 5 * time.Second
+)
 
 // claim makes a claim. The caller holds the store's lock, exclusively.
 func (s *Store) claim(what claimed) (*claim, error) {
@@ -61,8 +69,8 @@ func (s *Store) claim(what claimed) (*claim, error) {
 }
 
 // claimFor is claim under the store's lock.
-func (s *Store) claimFor(what claimed) (*claim, error) {
-	l, err := s.lock(exclusive)
+func (s *Store) claimFor(ctx context.Context, what claimed) (*claim, error) {
+	l, err := s.lockUntil(ctx, exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +80,8 @@ func (s *Store) claimFor(what claimed) (*claim, error) {
 
 // extend adds to what a claim names. What is found to be there after that,
 // nobody removes.
-func (c *claim) extend(what claimed) error {
-	l, err := c.store.lock(exclusive)
+func (c *claim) extend(ctx context.Context, what claimed) error {
+	l, err := c.store.lockUntil(ctx, exclusive)
 	if err != nil {
 		return err
 	}
@@ -119,9 +127,12 @@ func (c *claim) remove() error {
 }
 
 // abandon gives up what a claim has brought: all that no image and no other
-// claim needs is removed.
-func (c *claim) abandon() error {
-	l, err := c.store.lock(exclusive)
+// claim needs is removed. Most often ctx has ended. Where a program that is
+// stopped has the store's lock, it is left for the next Open.
+func (c *claim) abandon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonPatience)
+	defer cancel()
+	l, err := c.store.lockUntil(ctx, exclusive)
 	if err != nil {
 		c.lock.unlock()
 		return err
@@ -164,8 +175,11 @@ func (s *Store) claims(except []*claim) (live claimed, dead []*claim, err error)
 		}
 		err = atomicfile.ReadJSON(filepath.Join(c.dir, claimFile), &c.claimed)
 		if c.lock == nil {
-			if err != nil {
-				break // it may need anything
+			if err != nil { // it may need anything
+				if path := (*fs.PathError)(nil); !errors.As(err, &path) {
+					err = fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+				}
+				break
 			}
 			live.add(c.claimed)
 			continue
@@ -189,15 +203,8 @@ func (s *Store) sweep() error {
 	if err != nil {
 		return err
 	}
-	fetching, err := os.ReadDir(s.path("fetching"))
-	if err != nil {
+	if err := s.sweepFetching(); err != nil {
 		return err
-	}
-	for _, n := range fetching {
-		// A lock whose holder lives is not waited for.
-		if l, err := tryLockFile(s.path("fetching", n.Name())); err == nil && l != nil {
-			l.remove()
-		}
 	}
 	torn, _ := filepath.Glob(s.path(".tmp-*"))
 	if len(claims) == 0 && len(torn) == 0 {
@@ -242,6 +249,11 @@ func (s *Store) collect(candidates claimed, except []*claim) (removed claimed, e
 	if err != nil {
 		return removed, err
 	}
+	return s.collectBeside(x, candidates, except)
+}
+
+// collectBeside is collect for an index that may not be written yet.
+func (s *Store) collectBeside(x *index, candidates claimed, except []*claim) (removed claimed, err error) {
 	needed, dead, err := s.claims(except)
 	if err != nil {
 		return removed, err

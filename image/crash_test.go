@@ -121,7 +121,7 @@ func TestRemovalInterrupted(t *testing.T) {
 		}
 		dropped := x.entries
 		x.entries = nil
-		c, err := s.claimFor(s.candidates(x, dropped))
+		c, err := s.claimFor(t.Context(), s.candidates(x, dropped))
 		if err != nil {
 			t.Fatal(err)
 		}

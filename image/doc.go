@@ -10,8 +10,8 @@
 //	index.json          one descriptor for each name of each image
 //	blobs/sha256/HEX    manifests, indexes, configs and layers, as they came
 //	holds/HEX-HOLDER    image HEX is used by HOLDER (a container's id)
-//	claims/RANDOM/      a pull, load, import or removal at work, and its unfinished blobs
-//	fetching/HEX        locked by whoever brings blob HEX
+//	claims/RANDOM/      a pull, load, import or removal at work, and its unfinished files
+//	fetching/HEX        locked by whoever brings blob HEX; beside it, what has come of it
 //	lock                serializes changes of index.json, holds and claims
 //
 // The first three are an image layout as the OCI image specification has it,
@@ -23,7 +23,9 @@
 // there was, from the index down, is kept byte for byte and listed in an
 // annotation of the descriptor. An image of a docker-archive comes without a
 // manifest and gets one, of OCI's type, over its config and its layers as they
-// are there, most often plain tars.
+// are there, most often plain tars. A blob that is a layer's tar is a hard link of
+// that where package layer keeps it: whoever writes to blobs, in place of
+// replacing them, harms what containers see.
 //
 // An image's ID is the digest of its config, its Digest what its name named: an
 // index or a manifest. Names follow Docker: "alpine" is
@@ -52,7 +54,13 @@
 // # Concurrency and crashes
 //
 // All methods may be called concurrently, also from several stores and programs
-// on one directory; readers take no lock. A blob or a layer is there whole or not
+// on one directory; readers take no lock. A layer that several pulls, loads and
+// imports want at once is brought by one of them. The others wait, reporting how
+// far that one is; should it fail, be cancelled or be killed, the next one fetches
+// the rest. A program that is stopped keeps what it has begun, and others wait for
+// it as long as their contexts let them.
+//
+// A blob or a layer is there whole or not
 // at all, and an image is listed only when all it needs is on the disk, synced.
 // What a killed program leaves is a claim whose lock is free: the next [Open]
 // removes its unfinished files and all it had fetched that no image needs. A

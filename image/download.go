@@ -78,14 +78,14 @@ func checkDocument(served string, raw []byte, tagOrDigest string, expect *ocispe
 
 // config gets an image's config into memory, verified. Its size is known to be bounded.
 func (r *registry) config(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
-	b, err := r.blob(ctx, d)
+	b, err := r.blob(ctx, d, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
 	raw, err := io.ReadAll(io.LimitReader(b, d.Size+1))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("blob %s: %w", d.Digest, err)
 	}
 	if got := digest.FromBytes(raw); got != d.Digest {
 		return nil, fmt.Errorf("blob %s: content has digest %s: %w", d.Digest, got, errdefs.ErrDataLoss)
@@ -94,20 +94,21 @@ func (r *registry) config(ctx context.Context, d ocispec.Descriptor) ([]byte, er
 }
 
 // blobReader reads a blob of a known size and goes on where it was when a
-// connection breaks. It does not verify the digest.
+// connection breaks. It does not verify the digest, and its errors do not name
+// the blob.
 type blobReader struct {
 	ctx      context.Context
 	registry *registry
 	desc     ocispec.Descriptor
 	body     io.ReadCloser
-	at       int64 // bytes read
+	at       int64 // bytes read, or not asked for
 	mark     int64 // at, when patience began to count
 	failed   int
 	noRange  bool // the server does not understand ranges
 }
 
-func (r *registry) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	return &blobReader{ctx: ctx, registry: r, desc: d}, nil
+func (r *registry) blob(ctx context.Context, d ocispec.Descriptor, have int64) (io.ReadCloser, error) {
+	return &blobReader{ctx: ctx, registry: r, desc: d, at: have, mark: have}, nil
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
@@ -128,7 +129,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		}
 		b.failed++
 		if b.failed >= b.registry.patience.attempts || !b.registry.transient(err) {
-			return 0, fmt.Errorf("blob %s, after %d of %d bytes: %w", b.desc.Digest, b.at, b.desc.Size, err)
+			return 0, fmt.Errorf("after %d of %d bytes: %w", b.at, b.desc.Size, err)
 		}
 		if err := b.registry.pause(b.ctx, b.failed, err); err != nil {
 			return 0, err
@@ -171,7 +172,7 @@ func (b *blobReader) end(err error) error {
 		return nil
 	}
 	if n, _ := b.body.Read(make([]byte, 1)); n > 0 {
-		return fmt.Errorf("blob %s: more than the %d bytes it is listed with: %w", b.desc.Digest, b.desc.Size, errdefs.ErrDataLoss)
+		return fmt.Errorf("more than the %d bytes it is listed with: %w", b.desc.Size, errdefs.ErrDataLoss)
 	}
 	return nil
 }

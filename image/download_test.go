@@ -287,7 +287,7 @@ func TestBlobReader(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := r.blob(t.Context(), ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))})
+			b, err := r.blob(t.Context(), ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))}, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

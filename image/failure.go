@@ -17,6 +17,30 @@ import (
 	"github.com/containerd/errdefs"
 )
 
+// Error is the type of the errors of what a [Store] does with images. Its text
+// says each name once: what Err says, from package layer too, does not repeat
+// Op and Name.
+type Error struct {
+	// Op is what was asked for, as "pull".
+	Op string
+	// Name is the reference, ID or directory that was given for it. Empty
+	// where there is none.
+	Name string
+	// Err is what went wrong; it names the step and the thing.
+	Err error
+}
+
+// Error gives Op, Name and Err.
+func (e *Error) Error() string {
+	if e.Name == "" {
+		return e.Op + ": " + e.Err.Error()
+	}
+	return e.Op + " " + e.Name + ": " + e.Err.Error()
+}
+
+// Unwrap gives Err.
+func (e *Error) Unwrap() error { return e.Err }
+
 // ended makes the error of a call whose context has ended say so: what that
 // breaks says it in many ways.
 func ended(ctx context.Context, err error) error {

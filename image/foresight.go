@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -94,17 +95,17 @@ func (a *archive) known(name string, blob digest.Digest, head []byte) (_, diffID
 // who feeds this one. When it turns out that the member is no such layer it is
 // kept as a file; whether that matters is seen when all has been read.
 func (a *archive) takeAhead(ctx context.Context, m *member, blob, diffID digest.Digest) (done bool, err error) {
-	l, err := tryLockFile(a.store.path("fetching", blob.Encoded()))
-	if l == nil || err != nil {
-		return false, err
-	}
-	defer l.remove()
-	a.ahead++
-	if err := a.claim.extend(claimed{[]digest.Digest{blob}, []digest.Digest{diffID}}); err != nil {
-		return false, err
-	}
 	d := ocispec.Descriptor{Digest: blob, Size: m.size}
-	if _, err := a.store.layers.Get(diffID); err == nil && a.store.hasBlob(d) {
+	right, err := a.store.tryFetching(d)
+	if right == nil || err != nil {
+		return false, err
+	}
+	defer right.end()
+	a.ahead++
+	if err := a.claim.extend(ctx, claimed{[]digest.Digest{blob}, []digest.Digest{diffID}}); err != nil {
+		return false, err
+	}
+	if a.store.hasBlob(d) && a.store.checkLayer(diffID) == nil {
 		if m.digest, err = digest.FromReader(a.head); err == nil && m.digest != blob {
 			err = fmt.Errorf("content has digest %s: %w", m.digest, errdefs.ErrDataLoss)
 		}
@@ -117,11 +118,14 @@ func (a *archive) takeAhead(ctx context.Context, m *member, blob, diffID digest.
 	if err != nil {
 		return false, err
 	}
-	_, err = a.store.layers.Add(ctx, a.progress.reader(a.head, d), layer.AddOptions{Digest: blob, Size: m.size, DiffID: diffID, Tee: f})
+	l, err := a.store.layers.Add(ctx, a.progress.reader(a.head, d), layer.AddOptions{Digest: blob, Size: m.size, DiffID: diffID, Tee: f})
 	switch {
 	case err == nil:
 		m.digest = blob
 		a.progress.finished(blob, m.size)
+		if a.claim.linkTar(l, blob) {
+			return true, errors.Join(f.Close(), os.Remove(f.Name()))
+		}
 		return true, a.store.place(f, blob, nil)
 	case ctx.Err() != nil:
 		return false, errors.Join(err, f.Close())

@@ -35,7 +35,7 @@ type ImportOptions struct {
 func (s *Store) Import(ctx context.Context, image v1.Image, o ImportOptions) (*Image, error) {
 	i, err := s.importImage(ctx, image, o)
 	if err != nil {
-		return nil, fmt.Errorf("import: %w", ended(ctx, err))
+		return nil, &Error{"import", "", ended(ctx, err)}
 	}
 	return i, nil
 }
@@ -71,13 +71,13 @@ func (s *Store) importImage(ctx context.Context, image v1.Image, o ImportOptions
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.claimFor(needs([]listing{i}))
+	c, err := s.claimFor(ctx, needs([]listing{i}))
 	if err != nil {
 		return nil, err
 	}
 	a := &arrival{store: s, blobs: from, claim: c, progress: &reporter{call: o.Progress}}
 	if err := a.take(ctx, []listing{i}); err != nil {
-		return nil, errors.Join(err, c.abandon())
+		return nil, errors.Join(err, c.abandon(ctx))
 	}
 	return s.image(i), nil
 }
@@ -114,7 +114,7 @@ func (i imported) config(_ context.Context, d ocispec.Descriptor) ([]byte, error
 	return raw, checkBlob(raw, d)
 }
 
-func (i imported) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+func (i imported) blob(ctx context.Context, d ocispec.Descriptor, have int64) (io.ReadCloser, error) {
 	l, err := i.LayerByDigest(v1.Hash{Algorithm: string(d.Digest.Algorithm()), Hex: d.Digest.Encoded()})
 	if err != nil {
 		return nil, err
@@ -123,5 +123,10 @@ func (i imported) blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser
 	if err != nil {
 		return nil, err
 	}
-	return detach(ctx, r), nil
+	b := detach(ctx, r)
+	if _, err := io.CopyN(io.Discard, b, have); err != nil && err != io.EOF {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
 }

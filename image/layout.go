@@ -257,6 +257,14 @@ func (d *directory) content(name string, limit int64) ([]byte, error) {
 	return raw, err
 }
 
-func (d *directory) blob(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return d.open(blobName(desc.Digest))
+func (d *directory) blob(_ context.Context, desc ocispec.Descriptor, have int64) (io.ReadCloser, error) {
+	f, err := d.open(blobName(desc.Digest))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(have, io.SeekStart); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }

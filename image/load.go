@@ -71,7 +71,7 @@ type Loaded struct {
 func (s *Store) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded, error) {
 	loaded, err := s.loadArchive(ctx, r, o)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", ended(ctx, err))
+		return nil, &Error{"load", "", ended(ctx, err)}
 	}
 	return loaded, nil
 }
@@ -83,7 +83,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, o LoadOptions) ([]Loaded,
 func (s *Store) LoadLayout(ctx context.Context, dir string, o LoadOptions) ([]Loaded, error) {
 	loaded, err := s.loadDirectory(ctx, dir, o)
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", dir, ended(ctx, err))
+		return nil, &Error{"load", dir, ended(ctx, err)}
 	}
 	return loaded, nil
 }
@@ -98,7 +98,7 @@ func (s *Store) loadArchive(ctx context.Context, r io.Reader, o LoadOptions) ([]
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.claimFor(claimed{})
+	c, err := s.claimFor(ctx, claimed{})
 	if err != nil {
 		return nil, err
 	}
@@ -112,13 +112,13 @@ func (s *Store) loadArchive(ctx context.Context, r io.Reader, o LoadOptions) ([]
 		err = errNoImage
 	}
 	if err == nil {
-		err = a.keep(l.images)
+		err = a.keep(ctx, l.images)
 	}
 	if err == nil {
 		err = (&arrival{store: s, parts: a.byDigest, claim: c, progress: a.progress}).take(ctx, l.images)
 	}
 	if err != nil {
-		return nil, errors.Join(err, c.abandon())
+		return nil, errors.Join(err, c.abandon(ctx))
 	}
 	return s.loaded(l.images), nil
 }
@@ -139,13 +139,13 @@ func (s *Store) loadDirectory(ctx context.Context, dir string, o LoadOptions) ([
 	if len(l.images) == 0 {
 		return nil, errNoImage
 	}
-	c, err := s.claimFor(needs(l.images))
+	c, err := s.claimFor(ctx, needs(l.images))
 	if err != nil {
 		return nil, err
 	}
 	a := &arrival{store: s, blobs: d, claim: c, progress: &reporter{call: o.Progress}}
 	if err := a.take(ctx, l.images); err != nil {
-		return nil, errors.Join(err, c.abandon())
+		return nil, errors.Join(err, c.abandon(ctx))
 	}
 	return s.loaded(l.images), nil
 }

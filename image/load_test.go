@@ -148,7 +148,7 @@ func TestLoadAhead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
-			claim, err := s.claimFor(claimed{})
+			claim, err := s.claimFor(t.Context(), claimed{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +173,7 @@ func TestLoadAhead(t *testing.T) {
 			if raw, err := a.content(last.name, 1<<30); err != nil || string(raw) != last.data {
 				t.Errorf("%d bytes, %v", len(raw), err)
 			}
-			if err := claim.abandon(); err != nil {
+			if err := claim.abandon(t.Context()); err != nil {
 				t.Error(err)
 			}
 			s.mustBeEmpty(t)

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,9 +31,47 @@ func lockFile(path string, mode lockMode) (*fileLock, error) {
 	return l, nil
 }
 
+// lockFileUntil is lockFile for somebody who may not wait for long: a program that
+// is stopped keeps its locks. What waits on goes when the lock is free.
+func lockFileUntil(ctx context.Context, path string, mode lockMode) (*fileLock, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l, err := tryLockMode(path, mode)
+	if l != nil || err != nil {
+		return l, err
+	}
+	type locked struct {
+		lock *fileLock
+		err  error
+	}
+	got := make(chan locked)
+	go func() {
+		l, err := lockFile(path, mode)
+		select {
+		case got <- locked{l, err}:
+		case <-ctx.Done():
+			if l != nil {
+				l.unlock()
+			}
+		}
+	}()
+	select {
+	case g := <-got:
+		return g.lock, g.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("lock %s, which another has: %w", path, ctx.Err())
+	}
+}
+
 // tryLockFile is nil when somebody else has the lock.
-func tryLockFile(path string) (*fileLock, error) {
-	l, err := openLock(path, exclusive, false)
+func tryLockFile(path string) (*fileLock, error) { return tryLockMode(path, exclusive) }
+
+// tryShareFile is nil when somebody else has the lock for itself.
+func tryShareFile(path string) (*fileLock, error) { return tryLockMode(path, shared) }
+
+func tryLockMode(path string, mode lockMode) (*fileLock, error) {
+	l, err := openLock(path, mode, false)
 	if errors.Is(err, errLocked) {
 		return nil, nil
 	}

@@ -24,12 +24,12 @@ func (s *Store) Lookup(ctx context.Context, ref string) (*Image, error) {
 			return nil, err
 		}
 		x, i, _, err := s.lookup(ref)
-		if err != nil {
-			return nil, err
+		var again bool
+		if err == nil {
+			again, err = s.load(x, i)
 		}
-		again, err := s.load(x, i)
 		if err != nil {
-			return nil, fmt.Errorf("image %s: %w", ref, err)
+			return nil, &Error{"look up image", ref, err}
 		}
 		if !again {
 			return i, nil
@@ -41,7 +41,7 @@ func (s *Store) Lookup(ctx context.Context, ref string) (*Image, error) {
 // reference that matched.
 func (s *Store) lookup(ref string) (x *index, i *Image, named *Reference, err error) {
 	if hex, ok := idPrefix(ref, true); ok {
-		x, i, err = s.byPrefix(ref, hex)
+		x, i, err = s.byPrefix(hex)
 		return x, i, nil, err
 	}
 	r, parseErr := ParseReference(ref)
@@ -55,7 +55,7 @@ func (s *Store) lookup(ref string) (x *index, i *Image, named *Reference, err er
 		}
 	}
 	if hex, ok := idPrefix(ref, false); ok {
-		x, i, err = s.byPrefix(ref, hex)
+		x, i, err = s.byPrefix(hex)
 		return x, i, nil, err
 	}
 	if parseErr != nil {
@@ -80,13 +80,10 @@ func (s *Store) byReference(r Reference) (*index, *Image, error) {
 	if isNotFound(err) && r.Digest() != "" {
 		x, i, err = s.find(func(i *Image) bool { return i.servedBy(r) })
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("image %s: %w", r, err)
-	}
-	return x, i, nil
+	return x, i, err
 }
 
-func (s *Store) byPrefix(asked, hex string) (*index, *Image, error) {
+func (s *Store) byPrefix(hex string) (*index, *Image, error) {
 	var ids []string
 	x, i, err := s.find(func(i *Image) bool {
 		if strings.HasPrefix(i.id.Encoded(), hex) {
@@ -95,12 +92,9 @@ func (s *Store) byPrefix(asked, hex string) (*index, *Image, error) {
 		return len(ids) == 1 && ids[0] == i.id.Encoded()
 	})
 	if len(ids) > 1 {
-		return nil, nil, fmt.Errorf("image ID %s begins more than one: %s: %w", asked, strings.Join(ids, ", "), errdefs.ErrInvalidArgument)
+		return nil, nil, fmt.Errorf("several IDs begin with it, %s: %w", strings.Join(ids, ", "), errdefs.ErrInvalidArgument)
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("image %s: %w", asked, err)
-	}
-	return x, i, nil
+	return x, i, err
 }
 
 // find asks match about every image and gives the first one that it took,
@@ -131,7 +125,7 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 		}
 		x, err := s.index()
 		if err != nil {
-			return nil, fmt.Errorf("list images: %w", err)
+			return nil, &Error{"list images", "", err}
 		}
 		images, again, err := s.loadAll(x)
 		if again {
@@ -139,7 +133,7 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 		}
 		slices.SortStableFunc(images, func(a, b *Image) int { return b.Created().Compare(a.Created()) })
 		if err != nil {
-			return images, fmt.Errorf("list images: %w", err)
+			return images, &Error{"list images", "", err}
 		}
 		return images, nil
 	}

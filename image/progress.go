@@ -11,7 +11,7 @@ import (
 // Progress says how far one layer of a pull, a load or an import is.
 type Progress struct {
 	Layer digest.Digest // of the blob, which most often is compressed
-	Done  int64         // bytes of the blob read; Total when the layer is in place
+	Done  int64         // bytes of the blob read, by whoever fetches it; never less than before; Total when the layer is in place
 	Total int64         // bytes of the blob
 }
 
@@ -19,11 +19,11 @@ type Progress struct {
 const progressStep = 64 << 10
 
 // reporter calls a callback from one goroutine at a time. That a layer is in
-// place it says once.
+// place it says once, and bytes that are fetched a second time do not count.
 type reporter struct {
 	mu   sync.Mutex
 	call func(Progress)
-	done map[digest.Digest]bool
+	last map[digest.Digest]int64 // Done of each layer
 }
 
 func (r *reporter) report(p Progress) {
@@ -32,21 +32,19 @@ func (r *reporter) report(p Progress) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.done[p.Layer] {
+	if last, seen := r.last[p.Layer]; seen && p.Done <= last {
 		return
 	}
+	if r.last == nil {
+		r.last = make(map[digest.Digest]int64)
+	}
+	r.last[p.Layer] = p.Done
 	r.call(p)
 }
 
 // finished reports that a layer is in place.
 func (r *reporter) finished(layer digest.Digest, size int64) {
 	r.report(Progress{Layer: layer, Done: size, Total: size})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.done == nil {
-		r.done = make(map[digest.Digest]bool)
-	}
-	r.done[layer] = true
 }
 
 // reader reports that a layer begins, and then what is read of it.

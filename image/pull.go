@@ -52,11 +52,11 @@ type PullOptions struct {
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
 	r, err := ParseReference(ref)
 	if err != nil {
-		return nil, fmt.Errorf("pull: %w", err)
+		return nil, &Error{"pull", "", err}
 	}
 	i, err := s.pull(ctx, r, o)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", r, ended(ctx, err))
+		return nil, &Error{"pull", r.String(), ended(ctx, err)}
 	}
 	return i, nil
 }
@@ -92,13 +92,13 @@ func (s *Store) pull(ctx context.Context, ref Reference, o PullOptions) (*Image,
 	}
 
 	// From the claim on nobody removes what is found to be there.
-	c, err := s.claimFor(i.entry.needs(i.content))
+	c, err := s.claimFor(ctx, i.entry.needs(i.content))
 	if err != nil {
 		return nil, err
 	}
 	a := &arrival{store: s, blobs: reg, claim: c, progress: progress}
 	if err := a.take(ctx, []listing{i}); err != nil {
-		return nil, errors.Join(err, c.abandon())
+		return nil, errors.Join(err, c.abandon(ctx))
 	}
 	return s.image(i), nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -346,6 +347,111 @@ func TestLayerIsUnpackedFromItsBlob(t *testing.T) {
 	if f.count("/blobs/") != 0 {
 		t.Errorf("%+v", f.asked())
 	}
+}
+
+// TestDamagedLayerIsMadeFromItsBlob: nothing is fetched for a layer that the disk
+// has harmed, while its blob is there.
+func TestDamagedLayerIsMadeFromItsBlob(t *testing.T) {
+	f := newFakeRegistry(t)
+	s := newStore(t)
+	b := build(t, hostPlatform, gzipLayer(t, "a", "b"))
+	ref := f.push("app", "v1", b)
+	i := s.mustPull(t, ref)
+	dir := filepath.Join(filepath.Dir(s.dir), "layers", "sha256", b.diffIDs[0].Encoded())
+	for what, harm := range map[string]func() error{
+		"a cut record": func() error { return os.Truncate(filepath.Join(dir, "layer.json"), 10) },
+		"no record":    func() error { return os.Remove(filepath.Join(dir, "layer.json")) },
+		"no files":     func() error { return os.RemoveAll(filepath.Join(dir, "tree")) },
+		"nothing":      func() error { return errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)) },
+	} {
+		if err := harm(); err != nil {
+			t.Fatal(err)
+		}
+		f.answer(nil)
+		s.mustPull(t, ref)
+		if n := f.count("/blobs/"); n != 0 {
+			t.Errorf("%s: %d blobs fetched", what, n)
+		}
+		layers, err := i.Layers()
+		if err == nil {
+			err = layers[0].Check()
+		}
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// One of a later program is not touched.
+	record := filepath.Join(dir, "layer.json")
+	raw, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(raw), `"version":1`, `"version":2`, 1)
+	if err := os.WriteFile(record, []byte(newer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.answer(nil)
+	if _, err := s.Pull(t.Context(), ref, anonymous); !errors.Is(err, errdefs.ErrNotImplemented) || !strings.Contains(err.Error(), record) {
+		t.Errorf("a newer record: %v", err)
+	}
+	if n := f.count("/blobs/"); n != 0 {
+		t.Errorf("a newer record: %d blobs fetched", n)
+	}
+	if now, err := os.ReadFile(record); err != nil || string(now) != newer {
+		t.Errorf("%s, %v", now, err)
+	}
+}
+
+// TestErrorsNameThingsOnce: what was asked for, and the layer that fails.
+func TestErrorsNameThingsOnce(t *testing.T) {
+	f := newFakeRegistry(t)
+	l := gzipLayer(t, "a", bulk(1, 100<<10))
+	b := build(t, hostPlatform, l)
+	ref := f.push("app", "v1", b)
+	cut := gzipLayer(t, "a", bulk(1, 100<<10))
+	cut.packed = cut.packed[:len(cut.packed)/2]
+	broken := build(t, hostPlatform, cut)
+	for what, c := range map[string]struct {
+		ref    string
+		answer func(w http.ResponseWriter, r *http.Request) bool
+		names  []digest.Digest // that are in the text, once
+	}{
+		"a corrupt layer": {f.push("broken", "v1", broken), nil, []digest.Digest{broken.layers[0].Digest}},
+		"a wrong layer": {ref, func(w http.ResponseWriter, r *http.Request) bool {
+			if !isBlob(r, l.digest()) {
+				return false
+			}
+			w.Write(make([]byte, len(l.packed)))
+			return true
+		}, nil},
+		"no such tag": {f.host + "/app:v2", nil, nil},
+	} {
+		f.answer(c.answer)
+		s := newStore(t)
+		_, err := s.Pull(t.Context(), c.ref, anonymous)
+		var typed *Error
+		if !errors.As(err, &typed) || typed.Op != "pull" || typed.Name != c.ref {
+			t.Fatalf("%s: %v", what, err)
+		}
+		for _, name := range append([]string{c.ref}, asStrings(c.names)...) {
+			if n := strings.Count(err.Error(), name); n != 1 {
+				t.Errorf("%s: %s is there %d times: %v", what, name, n, err)
+			}
+		}
+		if _, err := s.Lookup(t.Context(), c.ref); !errors.Is(err, errdefs.ErrNotFound) || err.Error() != "look up image "+c.ref+": not found" {
+			t.Errorf("%v", err)
+		}
+		if _, err := s.Remove(t.Context(), c.ref, RemoveOptions{}); err.Error() != "remove image "+c.ref+": not found" {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func asStrings(all []digest.Digest) (s []string) {
+	for _, d := range all {
+		s = append(s, string(d))
+	}
+	return s
 }
 
 // TestTagMoves keeps the image that had the tag under its digest.

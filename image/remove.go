@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -32,20 +33,20 @@ type Removed struct {
 //
 // An image that is held, as [Store.Hold] has it, and would lose its last name, or
 // one with several names that is given by ID, gives ErrConflict and stays as it
-// is. What is not there gives ErrNotFound.
+// is. What is not there gives ErrNotFound. A removal needs no space on the disk.
 func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) (*Removed, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	r, err := s.remove(ref, o)
+	r, err := s.remove(ctx, ref, o)
 	if err != nil {
-		return nil, fmt.Errorf("remove image: %w", err)
+		return nil, &Error{"remove image", ref, err}
 	}
 	return r, nil
 }
 
-func (s *Store) remove(ref string, o RemoveOptions) (*Removed, error) {
-	l, err := s.lock(exclusive)
+func (s *Store) remove(ctx context.Context, ref string, o RemoveOptions) (*Removed, error) {
+	l, err := s.lockUntil(ctx, exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func (s *Store) remove(ref string, o RemoveOptions) (*Removed, error) {
 	last := len(drop) == len(i.full)
 	held := holders[i.id]
 	if last && len(held) > 0 && (named == nil || !o.Force) {
-		return nil, fmt.Errorf("image %s is used by %s: %w", i.show(), strings.Join(held, ", "), errdefs.ErrConflict)
+		return nil, fmt.Errorf("it is used by %s: %w", strings.Join(held, ", "), errdefs.ErrConflict)
 	}
 
 	// The index without what goes.
@@ -117,7 +118,7 @@ func (i *Image) namesToDrop(named *Reference, force bool) ([]string, error) {
 			}
 		}
 		if tags > 1 && !force {
-			return nil, fmt.Errorf("image %s has several names, %s: %w", i.id, strings.Join(i.names, ", "), errdefs.ErrConflict)
+			return nil, fmt.Errorf("it has several names, %s: %w", strings.Join(i.names, ", "), errdefs.ErrConflict)
 		}
 		return i.full, nil
 	}
@@ -138,18 +139,37 @@ func (i *Image) namesToDrop(named *Reference, force bool) ([]string, error) {
 	return drop, nil
 }
 
-// show is how errors call an image.
-func (i *Image) show() string {
-	if len(i.names) > 0 {
-		return i.names[0]
+// drop writes an index and removes what only the dropped entries needed. On a full
+// disk it makes room for that first. The caller holds the store's lock,
+// exclusively.
+func (s *Store) drop(x *index, dropped []entry) (claimed, error) {
+	removed, err := s.tryDrop(x, dropped)
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return removed, err
 	}
-	return string(i.id)
+	room, e := s.makeRoom(x, dropped)
+	if e == nil {
+		removed, err = s.tryDrop(x, dropped)
+	}
+	room.add(removed)
+	return room, errors.Join(err, e)
 }
 
-// drop writes an index and removes what only the dropped entries needed. Should
-// the program die in between, the claim tells the next Open. The caller holds
-// the store's lock, exclusively.
-func (s *Store) drop(x *index, dropped []entry) (claimed, error) {
+// makeRoom removes blobs and layers that only the dropped entries need, before an
+// index says that. Should the program die now, they are listed and not whole, as
+// after damage to a disk: they can be removed, or pulled again.
+func (s *Store) makeRoom(x *index, dropped []entry) (claimed, error) {
+	all := s.candidates(x, dropped)
+	var documents claimed
+	for n := range dropped {
+		documents.add(dropped[n].documents())
+	}
+	return s.collectBeside(x, claimed{without(all.Blobs, documents.Blobs), all.Layers}, nil)
+}
+
+// tryDrop is drop on a disk that has room. Should the program die in between, the
+// claim tells the next Open.
+func (s *Store) tryDrop(x *index, dropped []entry) (claimed, error) {
 	c, err := s.claim(s.candidates(x, dropped))
 	if err != nil {
 		return claimed{}, err

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,6 +66,9 @@ func (s *Store) open() error {
 		err = s.create()
 		layout.Version = ocispec.ImageLayoutVersion
 	}
+	if path := (*fs.PathError)(nil); err != nil && !errors.As(err, &path) {
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrDataLoss)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,6 +103,12 @@ func (s *Store) path(elem ...string) string {
 // for while it is held; package layer's own come after it.
 func (s *Store) lock(mode lockMode) (*fileLock, error) {
 	return lockFile(s.path("lock"), mode)
+}
+
+// lockUntil is lock, until ctx ends: a program that is stopped while it has the
+// lock keeps it.
+func (s *Store) lockUntil(ctx context.Context, mode lockMode) (*fileLock, error) {
+	return lockFileUntil(ctx, s.path("lock"), mode)
 }
 
 // index gives index.json as it is now. Callers must not change it.
