@@ -61,8 +61,10 @@ func LookupImage(ctx context.Context, ref string) (*Image, error) {
 func Images(ctx context.Context) ([]*Image, error) { return Default().Images(ctx) }
 
 // Pull fetches an image from a registry, unless the root has it. References
-// are Docker's: "alpine" is docker.io/library/alpine:latest. It needs root
-// only where layers are asked to be directories.
+// are Docker's: "alpine" is docker.io/library/alpine:latest. A layer that several
+// calls want at once, also those of other programs, is fetched by one of them, and
+// what has come of it taken over by the next should that one end early. It needs
+// root only where layers are asked to be directories.
 func (e *Engine) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
 	const op = "pull image"
 	ctx, leave, err := e.enter(ctx)

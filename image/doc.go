@@ -27,6 +27,11 @@
 // that where package layer keeps it: whoever writes to blobs, in place of
 // replacing them, harms what containers see.
 //
+// Layers that can be fetched in pieces, eStargz and zstd:chunked, are fetched whole
+// and are plain layers: what eStargz has as files in the tar (stargz.index.json,
+// .prefetch.landmark, .no.prefetch.landmark) a container sees, as it does when
+// containerd or Docker unpack them; the frames of zstd:chunked nobody sees.
+//
 // An image's ID is the digest of its config, its Digest what its name named: an
 // index or a manifest. Names follow Docker: "alpine" is
 // docker.io/library/alpine:latest. When a pull, a load or an import moves a tag,
