@@ -102,15 +102,18 @@ func (p *puller) until(what string, f func(line string) bool) string {
 	return ""
 }
 
-// underWay waits until it reports some of a layer, and not all.
+// underWay waits until it reports the half of a layer that a gate lets through,
+// but for what is in buffers.
 func (p *puller) underWay() {
 	p.t.Helper()
 	p.until("under way", func(line string) bool {
 		var done, total int64
 		n, _ := fmt.Sscanf(line, "at %d of %d", &done, &total)
-		return n == 2 && done > 0 && done < total
+		return n == 2 && isHalf(done, total)
 	})
 }
+
+func isHalf(done, total int64) bool { return done >= total/2-512<<10 && done < total }
 
 // pulls checks that it pulls an image, and reports no less than before.
 func (p *puller) pulls(b *built) {
@@ -455,7 +458,7 @@ func TestTakenOverInOneProgram(t *testing.T) {
 	both.Go(func() {
 		o := anonymous
 		o.Progress = func(p Progress) {
-			if p.Done > 0 {
+			if isHalf(p.Done, p.Total) {
 				see()
 			}
 		}
