@@ -43,7 +43,6 @@ type service struct {
 	t       *testing.T
 	url     string
 	root    string
-	cgroup  string // of its runtime, below each hierarchy
 	command *exec.Cmd
 	outside *engine.Engine
 	told    bool // to end
