@@ -202,6 +202,9 @@ func (o *own) copied(ctx context.Context) (*os.File, error) {
 func (c *Container) foreignTree() (*containerTree, error) {
 	e := c.engine
 	pidfd, r, err := e.openRunning(c.id)
+	if errors.Is(err, ErrFailedPrecondition) {
+		return nil, fmt.Errorf("container does not run, and belongs to process %d: %w", c.owner.PID, ErrNotImplemented)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -243,7 +243,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	for _, fstype := range []string{"tmpfs", "ext4"} {
 		t.Run(fstype, func(t *testing.T) {
-			d := smallDisk(t, fstype, 48<<20)
+			d := smallDisk(t, fstype, 128<<20)
 			root := filepath.Join(d.dir, "root")
 			var e *Engine
 			open := func() (opened *Engine, err error) { return Open(WithRoot(root), WithCgroupParent(cgroupParent)) }
@@ -449,7 +449,7 @@ func TestDiskFullAtExit(t *testing.T) {
 	}
 	for _, fstype := range []string{"tmpfs", "ext4"} {
 		t.Run(fstype, func(t *testing.T) {
-			d := smallDisk(t, fstype, 64<<20)
+			d := smallDisk(t, fstype, 128<<20)
 			root := filepath.Join(d.dir, "root")
 			e, other := testEngine(t, root), testEngine(t, root)
 			img := pulled(t, e, nil)

@@ -32,6 +32,7 @@ func newLoggedContainer(t testing.TB, e *Engine, size int64, files int) *loggedC
 	if err := createRecord(d, testRecord(e.root.engine, id)); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.Remove(d.path(id)) }) // an engine of its own may be gone with its root
 	c, err := e.Lookup(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)

@@ -94,7 +94,7 @@ type powerTest struct {
 func newPowerTest(t *testing.T, form layer.Form) *powerTest {
 	noise := make([]byte, 300_000)
 	rand.NewChaCha8([32]byte{}).Read(noise)
-	p := &powerTest{T: t, disk: smallDisk(t, "ext4", 64<<20), form: form}
+	p := &powerTest{T: t, disk: smallDisk(t, "ext4", 128<<20), form: form}
 	p.want = map[string]string{"a": string(noise), "d/b": "b", "c": string(noise[:100_000])}
 	p.ref = pushLayers(t, nil, tarLayer(t, file("a", p.want["a"]), file("d/b", p.want["d/b"])), tarLayer(t, file("c", p.want["c"])))
 	return p

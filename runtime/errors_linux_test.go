@@ -60,7 +60,6 @@ func TestInvalidSpecs(t *testing.T) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 2, Hard: 1}}
 		}, invalid, "RLIMIT_CPU"},
 		"capability": {func(s *specs.Spec, o *CreateOptions) { s.Process.Capabilities.Bounding = []string{"CAP_FLY"} }, invalid, "CAP_FLY"},
-		"terminal":   {func(s *specs.Spec, o *CreateOptions) { s.Process.Terminal = true }, missing, "terminal"},
 		"apparmor":   {func(s *specs.Spec, o *CreateOptions) { s.Process.ApparmorProfile = "x" }, missing, "label"},
 		"hooks":      {func(s *specs.Spec, o *CreateOptions) { s.Hooks = &specs.Hooks{} }, missing, "hooks"},
 		"id maps":    {func(s *specs.Spec, o *CreateOptions) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{}} }, invalid, "id mappings"},
