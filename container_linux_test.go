@@ -486,6 +486,11 @@ func TestExec(t *testing.T) {
 // A host program that reaps all children itself steals no status.
 func TestHostWaits(t *testing.T) {
 	e, img := plainImage(t)
+	// The first container starts the keeper, by a process of which a program's
+	// own wait calls may see the end.
+	if status, err := started(t, e, img, Config{Args: []string{"exit", "6"}}).Wait(t.Context()); err != nil || status.Code != 6 {
+		t.Fatal(status, err)
+	}
 	own := exec.Command("/proc/self/exe", programFlag, "exit", "5")
 	if err := own.Start(); err != nil {
 		t.Fatal(err)

@@ -303,6 +303,8 @@ func TestCopyOfOtherPrograms(t *testing.T) {
 	if r, err := e.root.records().read(other.id); err != nil || !r.Exposed {
 		t.Errorf("its owner may give its root to another: %+v, %v", r, err)
 	}
+	other.kill()
+	testEngine(t, root) // sweeps what it has left
 }
 
 // What another program has been in is given to no other container.

@@ -130,7 +130,9 @@ func (k *keeper) boot(exe *os.File, boot *program, theirs, root *os.File) error 
 	}
 	var message [16]byte
 	n, _, err := k.read(message[:], nil)
-	p.Wait() // the host program's own wait calls may have been faster; nothing hangs on this status
+	if _, err := p.Wait(); err != nil { // the host program's own wait calls may have been faster; nothing hangs on this status
+		p.Release()
+	}
 	if failed := boot.failure(); failed != nil {
 		return fmt.Errorf("start keeper: %w", needsRoot(failed))
 	}
