@@ -55,6 +55,8 @@ func TestPruneContainers(t *testing.T) {
 			t.Errorf("%s stays", info.ID)
 		}
 	}
+	theirs.kill()
+	testEngine(t, root) // sweeps what both have left
 }
 
 // A container that is started while others are pruned runs, or is gone before.
