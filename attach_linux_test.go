@@ -164,6 +164,50 @@ func TestExecTTY(t *testing.T) {
 	}
 }
 
+// A terminal is the process's own, also under an init, in a user namespace, and
+// where others' processes are.
+func TestTTYInOtherNamespaces(t *testing.T) {
+	e, img := plainImage(t)
+	other := started(t, e, img, Config{Args: []string{"pause"}})
+	for name, config := range map[string]Config{
+		"init":              {Init: true},
+		"user namespace":    {Security: Security{UserNamespace: UserNamespacePrivate}},
+		"init and user":     {Init: true, Security: Security{UserNamespace: UserNamespacePrivate}},
+		"another's pids":    {PID: Namespace("container:" + other.ID())},
+		"the host's pids":   {PID: NamespaceHost},
+		"init beside hosts": {PID: NamespaceHost, Init: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScreen(t)
+			config.Args, config.User, config.TTY, config.WindowSize = []string{"tty"}, "app", true, WindowSize{5, 50}
+			config.Stdin, config.Stdout = s.in, s
+			exits(t, started(t, e, img, config), Status{Known: true})
+			s.await(t, "terminal 5x50 of user 1000, TERM xterm\r\n")
+
+			s = newScreen(t)
+			config.Args, config.Stdin, config.Stdout = []string{"sizes"}, s.in, s
+			c := started(t, e, img, config)
+			s.await(t, "5x50\r\n")
+			inside := newScreen(t)
+			x, err := c.Exec(t.Context(), ExecConfig{
+				Args: []string{"/prog", programFlag, "tty"}, TTY: true, WindowSize: WindowSize{6, 60}, Stdin: inside.in, Stdout: inside})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status, err := x.Wait(t.Context()); err != nil || status.Code != 0 {
+				t.Errorf("exec: %v, %v", status, err)
+			}
+			inside.await(t, "terminal 6x60 of user 1000, TERM xterm\r\n")
+			if err := c.Resize(t.Context(), WindowSize{7, 70}); err != nil {
+				t.Fatal(err)
+			}
+			s.await(t, "7x70\r\n")
+			s.enter(t, "\x03") // to the foreground
+			exits(t, c, Status{Code: 2, Known: true})
+		})
+	}
+}
+
 // Several are attached to a terminal, type, and detach.
 func TestAttachTerminal(t *testing.T) {
 	e, img := plainImage(t)

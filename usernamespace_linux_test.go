@@ -339,3 +339,48 @@ func TestTakenRanges(t *testing.T) {
 		}
 	}
 }
+
+// What another program runs in a container has the container's ids, and no
+// rights outside.
+func TestUserNamespaceExecOtherPrograms(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	e, other := testEngine(t, root), testEngine(t, root)
+	c := started(t, e, pulled(t, e, nil), Config{Args: []string{"pause"}, Security: Security{UserNamespace: UserNamespacePrivate}})
+	theirs, err := other.Lookup(t.Context(), c.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := theirs.Exec(t.Context(), ExecConfig{Args: []string{"/prog", programFlag, "pause"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"uid_map", "gid_map", "ns/user"} {
+		look := os.ReadFile
+		if file == "ns/user" {
+			look = func(name string) ([]byte, error) {
+				target, err := os.Readlink(name)
+				return []byte(target), err
+			}
+		}
+		first, err1 := look(fmt.Sprintf("/proc/%d/%s", c.own.run.container.Pid(), file))
+		second, err2 := look(fmt.Sprintf("/proc/%d/%s", x.PID(), file))
+		if err1 != nil || err2 != nil || string(first) != string(second) {
+			t.Errorf("%s: %q, %v; %q, %v", file, first, err1, second, err2)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d", x.PID()), &st); err != nil || st.Uid < firstID {
+		t.Errorf("on the host it is of user %d, %v", st.Uid, err)
+	}
+	s := newScreen(t)
+	y, err := theirs.Exec(t.Context(), ExecConfig{
+		Args: []string{"/prog", programFlag, "tty"}, User: "app", TTY: true, WindowSize: WindowSize{6, 60}, Stdin: s.in, Stdout: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, err := y.Wait(t.Context()); err != nil || status.Code != 0 {
+		t.Errorf("%v, %v", status, err)
+	}
+	s.await(t, "terminal 6x60 of user 1000, TERM xterm\r\n")
+}
