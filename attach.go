@@ -86,13 +86,17 @@ func (c *Container) attach(ctx context.Context, o AttachOptions) error {
 		return fmt.Errorf("container has no log to get its output from: %w", ErrFailedPrecondition)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := attachment{container: c, options: o, keys: detacher{keys: keys}}
+	a := attachment{container: c, options: o, keys: detacher{keys: keys}, begun: make(chan struct{})}
 	written, typed, left := make(chan error, 1), make(chan error, 1), make(chan struct{})
 	go callOut(written, func() error { return a.write(ctx) })
 	if o.Stdin != nil {
 		go func() {
 			defer close(left)
-			callOut(typed, func() error { return a.read(ctx) })
+			select {
+			case <-a.begun: // else the answer to what is typed could be left out
+				callOut(typed, func() error { return a.read(ctx) })
+			case <-ctx.Done():
+			}
 		}()
 	}
 	defer func() {
@@ -135,6 +139,7 @@ type attachment struct {
 	container *Container
 	options   AttachOptions
 	keys      detacher
+	begun     chan struct{} // closed when no output is left out any more
 
 	mu   sync.Mutex
 	over bool  // no Writer is called any more
@@ -155,7 +160,12 @@ func (a *attachment) write(ctx context.Context) error {
 		options:   LogsOptions{Follow: true},
 		chunks:    a.give,
 		fromNow:   !a.options.Replay,
-		begun:     a.options.Attached,
+		begun: func() {
+			if a.options.Attached != nil {
+				a.options.Attached()
+			}
+			close(a.begun)
+		},
 		yield: func(e LogEntry, err error) bool {
 			if a.err = err; err == nil {
 				a.err = fmt.Errorf("output was written faster than it was taken, %d bytes are missing: %w", e.Missing, ErrDataLoss)
