@@ -250,6 +250,24 @@ func TestCopyToSlowReader(t *testing.T) {
 	}
 }
 
+// What has taken away a file of the image is mounted again, also where each start
+// and copy mounts anew.
+func TestReplacedFileAndNewMount(t *testing.T) {
+	e, img := plainImage(t)
+	withoutClones(t)
+	c := create(t, e, img, Config{Args: []string{"exit", "0"}})
+	for range 2 {
+		copyTo(t, c, "/", file("etc/passwd", "other:x:0:0::/:/\n"))
+		if err := c.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		exits(t, c, Status{Known: true})
+		if got := copiedFrom(t, c, "/etc/passwd"); got["passwd"] != "other:x:0:0::/:/\n" {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
 // Close does not wait for a reader of a copy, which then gets an error.
 func TestCopyWhileEngineCloses(t *testing.T) {
 	needRoot(t)

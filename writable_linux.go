@@ -33,11 +33,13 @@ func (w *writable) work() string  { return filepath.Join(w.dir, "work") }
 
 // ready removes what an earlier volatile mount left in the work directory: its
 // mark, which would make the kernel refuse the next mount (overlayfs.rst,
-// "Volatile mount"), and the directory that each mount replaces.
+// "Volatile mount"), and the directory that each mount replaces. If a file of the
+// image was taken away there is a whiteout in it, of which all others are links
+// (ovl_whiteout in fs/overlayfs/dir.c, Linux 5.8); the next mount clears it.
 func (w *writable) ready() error {
 	for _, name := range []string{"work/incompat/volatile/dirty", "work/incompat/volatile", "work/incompat", "work"} {
 		err := os.Remove(filepath.Join(w.work(), name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !(name == "work" && errors.Is(err, unix.ENOTEMPTY)) {
 			return fmt.Errorf("make writable layer ready: %w", err)
 		}
 	}
