@@ -273,6 +273,25 @@ func (o *own) takeTurn(ctx context.Context) (func(), error) {
 	}
 }
 
+// inTurn does what only the Engine that created a container can do to it, and
+// not while it is started or removed.
+func (c *Container) inTurn(ctx context.Context, op string, do func(context.Context) error) error {
+	ctx, leave, err := c.engine.enter(ctx)
+	if err != nil {
+		return failed(op, c.id, err)
+	}
+	defer leave()
+	if c.own == nil {
+		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
+	}
+	done, err := c.own.takeTurn(ctx)
+	if err != nil {
+		return failed(op, c.id, err)
+	}
+	defer done()
+	return failed(op, c.id, do(ctx))
+}
+
 // announce wakes those who wait for a start or removal. The caller holds o.mu.
 func (o *own) announce() {
 	close(o.changed)

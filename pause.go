@@ -31,30 +31,19 @@ func (c *Container) Unpause(ctx context.Context) error {
 
 // changePause is both.
 func (c *Container) changePause(ctx context.Context, op string, from, to State, do func(context.Context, *run) error) error {
-	ctx, leave, err := c.engine.enter(ctx)
-	if err != nil {
-		return failed(op, c.id, err)
-	}
-	defer leave()
-	if c.own == nil {
-		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
-	}
-	done, err := c.own.takeTurn(ctx)
-	if err != nil {
-		return failed(op, c.id, err)
-	}
-	defer done()
-	r, state, err := c.own.running()
-	switch {
-	case err != nil:
-	case state != from && from == StateRunning:
-		err = errPaused
-	case state != from:
-		err = errNotPaused
-	default:
-		err = c.settlePause(ctx, r, to, do)
-	}
-	return failed(op, c.id, err)
+	return c.inTurn(ctx, op, func(ctx context.Context) error {
+		r, state, err := c.own.running()
+		switch {
+		case err != nil:
+		case state != from && from == StateRunning:
+			err = errPaused
+		case state != from:
+			err = errNotPaused
+		default:
+			err = c.settlePause(ctx, r, to, do)
+		}
+		return err
+	})
 }
 
 // settlePause freezes or thaws, and writes it down. What cannot be written down

@@ -19,20 +19,7 @@ import (
 // nothing to the container. Only the Engine that created a container starts it.
 func (c *Container) Start(ctx context.Context) error {
 	const op = "start container"
-	ctx, leave, err := c.engine.enter(ctx)
-	if err != nil {
-		return failed(op, c.id, err)
-	}
-	defer leave()
-	if c.own == nil {
-		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
-	}
-	done, err := c.own.takeTurn(ctx)
-	if err != nil {
-		return failed(op, c.id, err)
-	}
-	defer done()
-	return failed(op, c.id, c.start(ctx))
+	return c.inTurn(ctx, op, c.start)
 }
 
 // start is Start in its turn.

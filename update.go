@@ -30,20 +30,7 @@ type UpdateOptions struct {
 // cgroups are v1. Only the Engine that created a container can do it.
 func (c *Container) Update(ctx context.Context, u UpdateOptions) error {
 	const op = "update container"
-	ctx, leave, err := c.engine.enter(ctx)
-	if err != nil {
-		return failed(op, c.id, err)
-	}
-	defer leave()
-	if c.own == nil {
-		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
-	}
-	done, err := c.own.takeTurn(ctx)
-	if err != nil {
-		return failed(op, c.id, err)
-	}
-	defer done()
-	return failed(op, c.id, c.update(ctx, u.Resources.clone()))
+	return c.inTurn(ctx, op, func(ctx context.Context) error { return c.update(ctx, u.Resources.clone()) })
 }
 
 // update is Update in its turn.
