@@ -250,8 +250,20 @@ func hashBlocks(sum hash.Hash, in *blockReader) (int64, error) {
 	}
 }
 
-// parse feeds a builder with the members of the tar.
+// parse feeds a builder with the members of the tar. An archive that is at
+// fault is called so only when the stream has been read and verified to its
+// end: what unpacks to nonsense is most often a damaged stream.
 func parse(b builder, in *blockReader) error {
+	err := parseMembers(b, in)
+	if errors.Is(err, errdefs.ErrInvalidArgument) {
+		if e := in.drain(); e != nil {
+			return e
+		}
+	}
+	return err
+}
+
+func parseMembers(b builder, in *blockReader) error {
 	t := newTarReader(in.fill)
 	for {
 		e, err := t.next()

@@ -133,6 +133,7 @@ func TestAddRefused(t *testing.T) {
 	}
 	crc := bytes.Clone(z)
 	crc[len(crc)-6] ^= 1
+	nonsense := gzipOf(t, bytes.Repeat([]byte("no tar "), 1<<20))
 	other := digest.FromString("other")
 	for _, c := range []struct {
 		what, text string
@@ -150,12 +151,14 @@ func TestAddRefused(t *testing.T) {
 		{"cut zstd", "too early", zstdOf(t, b)[:3000], AddOptions{}, errdefs.ErrDataLoss},
 		{"cut tar", "EOF", b[:len(b)/2], AddOptions{}, errdefs.ErrDataLoss},
 		{"cut tar in gzip", "EOF", gzipOf(t, b[:100000]), AddOptions{}, errdefs.ErrDataLoss},
-		{"damaged gzip", "", damaged, AddOptions{}, errdefs.ErrDataLoss},
+		{"damaged gzip", "corrupt", damaged, AddOptions{}, errdefs.ErrDataLoss},
 		{"gzip checksum", "corrupt", crc, AddOptions{}, errdefs.ErrDataLoss},
 		{"damaged second member", "corrupt", append(bytes.Clone(z), crc...), AddOptions{}, errdefs.ErrDataLoss},
 		{"xz", "xz", []byte("\xfd7zXZ\x00..."), AddOptions{}, errdefs.ErrInvalidArgument},
 		{"bzip2", "bzip2", []byte("BZh9..."), AddOptions{}, errdefs.ErrInvalidArgument},
 		{"no tar", "checksum", bytes.Repeat([]byte("no tar "), 1000), AddOptions{}, errdefs.ErrInvalidArgument},
+		{"nonsense that ends early", "too early", nonsense[:len(nonsense)-3], AddOptions{}, errdefs.ErrDataLoss},
+		{"nonsense instead of another", other.String(), nonsense, AddOptions{Digest: other}, errdefs.ErrDataLoss},
 		{"hostile tar", `"a/b"`, tarOf(file("a"), file("a/b")), AddOptions{}, errdefs.ErrInvalidArgument},
 		{"digest of another kind", "sha512", z, AddOptions{Digest: digest.Digest("sha512:" + strings.Repeat("0", 128))}, errdefs.ErrInvalidArgument},
 		{"diff ID that leads out", "..", z, AddOptions{DiffID: "sha256:../../x"}, errdefs.ErrInvalidArgument},
