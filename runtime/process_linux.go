@@ -239,13 +239,15 @@ func (b *builder) seccomp(filter []unix.SockFilter, flags uintptr) {
 	if len(filter) == 0 {
 		return
 	}
-	code := make([]byte, 0, 8*len(filter))
+	b.align()
+	code := progBase + len(b.mem)
+	b.mem = slices.Grow(b.mem, 8*len(filter))
 	for _, f := range filter {
-		code = binary.LittleEndian.AppendUint16(code, f.Code)
-		code = append(code, f.Jt, f.Jf)
-		code = binary.LittleEndian.AppendUint32(code, f.K)
+		b.mem = binary.LittleEndian.AppendUint16(b.mem, f.Code)
+		b.mem = append(b.mem, f.Jt, f.Jf)
+		b.mem = binary.LittleEndian.AppendUint32(b.mem, f.K)
 	}
-	prog := b.words(uint64(len(filter)), uint64(b.bytes(code))) // struct sock_fprog
+	prog := b.words(uint64(len(filter)), uint64(code)) // struct sock_fprog
 	b.add("install seccomp filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, prog)
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -97,8 +99,17 @@ func (s *step) with(flag uint64) *step {
 	return s
 }
 
+// programMemory is the memory of programs that were closed, for the next ones.
+// A host with a large heap seldom collects garbage: what each start leaves there
+// is taken from pages that nobody has touched before, and the kernel's work to
+// provide them is most of what the heap adds to a start.
+var programMemory = sync.Pool{New: func() any { return &program{mem: make([]byte, 0, 32<<10), steps: make([]step, 0, 256)} }}
+
 func newProgram() *program {
-	return &program{mem: make([]byte, headerSize, 16<<10), steps: make([]step, 0, 128)}
+	m := programMemory.Get().(*program)
+	p := &program{mem: m.mem, steps: m.steps}
+	p.zeros(headerSize)
+	return p
 }
 
 // add appends a step. The pointer is good until the next add.
@@ -159,14 +170,15 @@ func (p *program) slot() uintptr { return p.words(0) }
 // pageSlot is a slot in a page, of the kernel's size, that holds nothing else.
 func (p *program) pageSlot() (slot, size uintptr) {
 	page := os.Getpagesize()
-	p.mem = append(p.mem, make([]byte, -len(p.mem)&(page-1)+page)...)
+	p.zeros(-len(p.mem)&(page-1) + page)
 	return progBase + uintptr(len(p.mem)-page), uintptr(page)
 }
 
-func (p *program) align() {
-	if n := len(p.mem) % 8; n != 0 {
-		p.mem = append(p.mem, make([]byte, 8-n)...)
-	}
+func (p *program) align() { p.zeros(-len(p.mem) & 7) }
+
+func (p *program) zeros(n int) {
+	p.mem = slices.Grow(p.mem, n)[:len(p.mem)+n]
+	clear(p.mem[len(p.mem)-n:])
 }
 
 // layOut ends a piece: the steps added since the last one get their place in
@@ -189,7 +201,7 @@ func (p *program) layOut() {
 	j := jumpNumber
 	p.mem = le.AppendUint64(p.mem, uint64(j))
 	p.jump = len(p.mem)
-	p.mem = append(p.mem, make([]byte, stepSize-8)...)
+	p.zeros(stepSize - 8)
 }
 
 // write lays out what was added and puts it into the memfd, where a child that
@@ -248,7 +260,7 @@ func memfd(name string, flags, newer int) (int, error) {
 	return fd, os.NewSyscallError("memfd_create", err)
 }
 
-// close frees the memfd and the files that the program owns.
+// close frees the memfd, the files that the program owns, and its memory.
 func (p *program) close() {
 	if p.file != nil {
 		p.file.Close()
@@ -258,6 +270,11 @@ func (p *program) close() {
 		f.Close()
 	}
 	p.owned = nil
+	if p.mem != nil {
+		clear(p.steps)
+		programMemory.Put(&program{mem: p.mem[:0], steps: p.steps[:0]})
+		p.mem, p.steps = nil, nil
+	}
 }
 
 // word reads back a slot, or 0 where the program cannot be read.
