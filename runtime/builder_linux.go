@@ -376,16 +376,25 @@ func (b *builder) enterRoot(l *launch) {
 	}
 	dot := b.string(".")
 	b.add("enter the root", unix.SYS_FCHDIR, b.root).with(flagArg0)
-	if b.user != nil && r.overlay == nil {
-		// What lies below is the keeper's root, and in the mount namespace that
-		// enterUser makes nobody can take the root off it. To detach it would
-		// wait for an RCU grace period, as leaving this namespace does then.
+	if r.overlay == nil && (b.user != nil || !holds(l.spec.Process, unix.CAP_SYS_ADMIN)) {
+		// What lies below is the keeper's root, and nobody can take the root off
+		// it: in the mount namespace that enterUser makes it is locked, in the
+		// host's user namespace that takes CAP_SYS_ADMIN. pivot_root looks at
+		// every thread of the machine (fs/fs_struct.c, chroot_fs_refs), and to
+		// detach what it has put aside waits for an RCU grace period, as leaving
+		// this namespace does then.
 		b.add("chroot", unix.SYS_CHROOT, dot)
 		return
 	}
 	b.add("pivot_root", unix.SYS_PIVOT_ROOT, dot, dot)
 	b.add("detach the old root", unix.SYS_UMOUNT2, dot, unix.MNT_DETACH)
 	b.add("enter /", unix.SYS_CHDIR, b.string("/"))
+}
+
+// holds tells whether a process or one that it executes can have a capability.
+func holds(p *specs.Process, capability uint) bool {
+	sets, err := capabilitySets(p.Capabilities)
+	return err != nil || (sets.bounding|sets.permitted|sets.inheritable|sets.ambient)>>capability&1 != 0
 }
 
 // hostname sets the names of the uts namespace, which must not be the host's.

@@ -274,6 +274,9 @@ func (c *Container) launch(ctx context.Context, k *keeper, l *launch) (err error
 		c.process.closePidfd()
 		return c.explain(err)
 	}
+	if !l.wait {
+		c.process.keepMounts()
+	}
 	return nil
 }
 
@@ -448,6 +451,7 @@ func (c *Container) Start(ctx context.Context) error {
 		c.process.Wait(context.WithoutCancel(ctx))
 		return c.explain(err)
 	}
+	c.process.keepMounts()
 	return nil
 }
 
@@ -479,6 +483,7 @@ func (c *Container) Delete(ctx context.Context) error {
 	}
 	<-c.process.settled // the kernel has killed all of its pid namespace by then, or the process's end all of its cgroup
 	c.entered.Wait()    // an exec has the cgroup's files by their numbers, a standby the mounts
+	<-c.process.left
 	c.process.closePidfd()
 	c.rt.forget(c)
 	c.rt.cgroups.remove(c.cgroup)

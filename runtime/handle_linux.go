@@ -37,13 +37,16 @@ type Process struct {
 	over  bool          // pidfd is not opened again
 	pid   int           // in the caller's pid namespace, once asked for
 
+	mounts *os.File      // the mount namespace, see keepMounts
+	left   chan struct{} // of a first process: closed when that is let go of
+
 	status Status
 	err    error
 }
 
 // newProcess watches a child until it has ended and its output is copied.
 func newProcess(c *child, s *streams, delay time.Duration, g *cgroup.Cgroup, k *keeper) *Process {
-	p := &Process{child: c, keeper: k, settled: make(chan struct{}), done: make(chan struct{}), terminal: s.terminal, pidfd: c.pidfd, moved: c.moved}
+	p := &Process{child: c, keeper: k, settled: make(chan struct{}), done: make(chan struct{}), left: make(chan struct{}), terminal: s.terminal, pidfd: c.pidfd, moved: c.moved}
 	first := c.pidfd != nil
 	if k.outside {
 		p.Pid() // while it is known whose number it is
@@ -61,6 +64,9 @@ func newProcess(c *child, s *streams, delay time.Duration, g *cgroup.Cgroup, k *
 			p.status.OOMKilled = err == nil && kills > 0
 		}
 		close(p.settled)
+		if first {
+			go p.leaveMounts()
+		}
 		p.err = s.wait(delay)
 		close(p.done)
 	}()
@@ -231,6 +237,34 @@ func (p *Process) pidfdCopy() (*os.File, error) {
 		return nil, os.NewSyscallError("dup", err)
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// keepMounts keeps the mount namespace of a first process past its end, for a
+// moment: the one that leaves a mount namespace last takes it down, which waits
+// for an RCU grace period (fs/namespace.c, namespace_unlock). That is not to be
+// the process, whose status would come so much later. Where the kernel has no
+// such ioctl (before Linux 6.11, commit 5b08bd408534), or no descriptor is left,
+// it is.
+func (p *Process) keepMounts() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd == nil || p.ended() {
+		return
+	}
+	if ns, err := unix.IoctlRetInt(int(p.pidfd.Fd()), namespaceFiles[specs.MountNamespace].ioctl); err == nil {
+		p.mounts = os.NewFile(uintptr(ns), "mount namespace")
+	}
+}
+
+// leaveMounts is for a process that has ended.
+func (p *Process) leaveMounts() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mounts != nil {
+		p.mounts.Close()
+		p.mounts = nil
+	}
+	close(p.left)
 }
 
 // closePidfd is for a process that has ended.
