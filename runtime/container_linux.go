@@ -96,7 +96,7 @@ func (r *Runtime) create(ctx context.Context, spec *specs.Spec, o *CreateOptions
 	}
 	keeper := r.outerKeeper
 	if nested(spec) {
-		keeper = r.runningKeeper
+		keeper = r.nestedKeeper
 	}
 	k, err := keeper()
 	if err != nil {

@@ -159,18 +159,18 @@ func TestHostPids(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := r.keeper.hostPid(x.child.pid)
+		a, err := r.nested.list[0].hostPid(x.child.pid)
 		if err != nil {
 			t.Fatal(err)
 		}
 		pidThrough = func(*os.File, int) (int, error) { return 0, unix.ENOTTY }
-		b, err := r.keeper.hostPid(x.child.pid)
+		b, err := r.nested.list[0].hostPid(x.child.pid)
 		pidThrough = before
 		if a != b || err != nil || a != x.Pid() {
 			t.Error(a, b, x.Pid(), err)
 		}
 	}
-	if pid, err := r.keeper.hostPid(1 << 20); !errdefs.IsNotFound(err) {
+	if pid, err := r.nested.list[0].hostPid(1 << 20); !errdefs.IsNotFound(err) {
 		t.Error(pid, err)
 	}
 }

@@ -80,7 +80,7 @@ func hostKill(args []string) int {
 	if err != nil {
 		return exitCode(err)
 	}
-	fmt.Println(c.Pid(), r.keeper.pid)
+	fmt.Println(c.Pid(), r.nested.list[0].pid)
 	unix.Pause()
 	return 0
 }

@@ -179,7 +179,7 @@ func TestRequest(t *testing.T) {
 func TestKeeperMemory(t *testing.T) {
 	r := openTest(t)
 	idle(t, r, nil)
-	k, err := r.runningKeeper()
+	k, err := r.nestedKeeper()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -317,8 +317,8 @@ func TestKeeperKilled(t *testing.T) {
 			}
 		}
 	}
-	unix.Kill(r.keeper.pid, unix.SIGKILL)
-	<-r.keeper.gone
+	unix.Kill(r.nested.list[0].pid, unix.SIGKILL)
+	<-r.nested.list[0].gone
 	output(t, r, fileSpec(t, root, "/bin/true"), CreateOptions{})
 }
 

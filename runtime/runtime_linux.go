@@ -34,10 +34,10 @@ type Runtime struct {
 	spares  spares
 	null    *os.File
 	hostNS  *os.File // the caller's mount namespace, opened when first needed
+	nested  keepers  // in whose pid namespaces containers nest
+	outer   keepers  // outside
 
 	mu         sync.Mutex
-	keeper     *keeper
-	outer      *keeper // the one outside, when it was needed
 	closed     bool
 	containers map[*Container]bool
 	filters    map[*specs.LinuxSeccomp]*filter
@@ -71,7 +71,8 @@ func Open(o Options) (*Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Runtime{dir: dir, id: id, lock: lock, containers: map[*Container]bool{}, filters: map[*specs.LinuxSeccomp]*filter{}}
+	r := &Runtime{dir: dir, id: id, lock: lock, containers: map[*Container]bool{}, filters: map[*specs.LinuxSeccomp]*filter{},
+		nested: keepers{room: maxChildren}, outer: keepers{outside: true, room: maxChildren}}
 	if r.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err == nil {
 		if r.cgroups, err = openCgroups(path.Join(parent, id), lock); err != nil {
 			r.null.Close()
@@ -112,7 +113,7 @@ func (r *Runtime) Close() error {
 		return nil
 	}
 	r.closed = true
-	keepers := []*keeper{r.keeper, r.outer}
+	keepers := append(r.nested.stop(), r.outer.stop()...)
 	containers := r.containers
 	r.containers = map[*Container]bool{}
 	r.mu.Unlock()
@@ -128,9 +129,7 @@ func (r *Runtime) Close() error {
 		}
 	}
 	for _, k := range keepers {
-		if k != nil {
-			errs = append(errs, k.close())
-		}
+		errs = append(errs, k.close())
 	}
 	for c := range containers {
 		errs = append(errs, c.Delete(context.Background()))
@@ -147,34 +146,12 @@ func (r *Runtime) unlock() error {
 	return errors.Join(os.Remove(r.lock.Name()), r.lock.Close())
 }
 
-// runningKeeper returns the keeper process, started if need be.
-func (r *Runtime) runningKeeper() (*keeper, error) { return r.running(&r.keeper, false) }
+// nestedKeeper returns a keeper whose pid namespace containers nest in, started
+// if need be.
+func (r *Runtime) nestedKeeper() (*keeper, error) { return r.nested.get(r.dir) }
 
-// outerKeeper returns the keeper outside, started if need be.
-func (r *Runtime) outerKeeper() (*keeper, error) { return r.running(&r.outer, true) }
-
-func (r *Runtime) running(k **keeper, outside bool) (*keeper, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return nil, errClosed
-	}
-	if *k != nil {
-		select {
-		case <-(*k).gone: // killed, and all containers with it
-			(*k).close()
-			*k = nil
-		default:
-			return *k, nil
-		}
-	}
-	started, err := startKeeper(r.dir, outside)
-	if err != nil {
-		return nil, err
-	}
-	*k = started
-	return started, nil
-}
+// outerKeeper returns one outside, started if need be.
+func (r *Runtime) outerKeeper() (*keeper, error) { return r.outer.get(r.dir) }
 
 // filter compiles a seccomp profile, once for each.
 func (r *Runtime) filter(p *specs.LinuxSeccomp) (*filter, error) {

@@ -340,7 +340,7 @@ func TestHostPid(t *testing.T) {
 	r := openTest(t)
 	root := newRootfs(t)
 	idle(t, r, nil)
-	if r.outer != nil {
+	if len(r.outer.list) > 0 {
 		t.Error("a keeper outside that nobody needs")
 	}
 	s := newSpec(t, root, "view")
@@ -368,8 +368,8 @@ func TestHostPid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ppid := statusField(t, x.Pid(), "PPid"); ppid != strconv.Itoa(r.outer.pid) || x.Pid() == 0 {
-		t.Errorf("parent %s of the exec'd process, not the keeper %d", ppid, r.outer.pid)
+	if ppid := statusField(t, x.Pid(), "PPid"); ppid != strconv.Itoa(r.outer.list[0].pid) || x.Pid() == 0 {
+		t.Errorf("parent %s of the exec'd process, not the keeper %d", ppid, r.outer.list[0].pid)
 	}
 	if err := c.Delete(background); err != nil {
 		t.Fatal(err)
@@ -470,7 +470,7 @@ func hostOutside(args []string) int {
 		}
 		fmt.Println(strings.Trim(fmt.Sprint(pids), "[]"))
 	}
-	fmt.Println(r.outer.pid)
+	fmt.Println(r.outer.list[0].pid)
 	unix.Pause()
 	return 0
 }
@@ -554,7 +554,7 @@ func TestKillKeeperOutside(t *testing.T) {
 		}
 		processes = append(processes, openAll(t, strings.Fields(strings.Trim(fmt.Sprint(pids), "[]")))...)
 	}
-	unix.Kill(r.outer.pid, unix.SIGKILL)
+	unix.Kill(r.outer.list[0].pid, unix.SIGKILL)
 	awaitAll(t, processes)
 	for _, c := range list {
 		if st, err := c.Wait(background); err != nil || st.Known {

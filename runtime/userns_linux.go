@@ -39,7 +39,7 @@ func (r *Runtime) NewUserNamespace(ctx context.Context, uids, gids []specs.Linux
 	}
 	var k *keeper
 	if err == nil {
-		k, err = r.runningKeeper()
+		k, err = r.nestedKeeper()
 	}
 	if err == nil {
 		err = u.make(ctx, k)

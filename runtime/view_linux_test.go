@@ -80,6 +80,10 @@ func lookAround() (*view, error) {
 	for line := range strings.Lines(string(status)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		v.Status[key] = strings.Join(strings.Fields(value), " ")
+		if pending, err := strconv.ParseUint(v.Status[key], 16, 64); err == nil && key == "SigPnd" {
+			// What Go's scheduler sends this program itself, to preempt a goroutine.
+			v.Status[key] = fmt.Sprintf("%016x", pending&^(1<<(uint(unix.SIGURG)-1)))
+		}
 	}
 	for name, number := range limitNames {
 		var l unix.Rlimit
