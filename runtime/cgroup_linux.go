@@ -142,6 +142,9 @@ func (g *cgroups) make() (*cgroup.Cgroup, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := p.ShareCpusets(); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
 		g.parent = p
 	}
 	g.next++

@@ -18,6 +18,7 @@ type Cgroup struct {
 
 	mu      sync.Mutex
 	made    uint64 // bit i: it has a directory in hierarchy i
+	shared  uint64 // bit i: there, it is in its parent's common one
 	closed  bool   // Close or Remove was called
 	entered bool   // Join was called: a new hierarchy would stay empty
 	join    []*os.File
@@ -50,6 +51,8 @@ func (h *Host) Open(path string) (*Cgroup, error) {
 		err = unix.Faccessat(p.dirs[i], name, unix.F_OK, 0)
 		if err == nil {
 			c.made |= 1 << i
+		} else if gone(err) && h.hierarchies[i].sharable() && unix.Faccessat(p.dirs[i], commonName, unix.F_OK, 0) == nil {
+			c.shared |= 1 << i
 		} else if !gone(err) {
 			err = fmt.Errorf("open cgroup %s: %w", c.path, classify(err))
 			break

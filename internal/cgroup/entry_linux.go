@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -21,11 +20,11 @@ func (c *Cgroup) Join() ([]*os.File, error) {
 	if files != nil {
 		return files, nil
 	}
-	err := c.all(func(i int, y *hierarchy, parent int) error {
-		if y.v2 {
+	err := c.places(func(p place) error {
+		if p.hierarchy.v2 {
 			return nil
 		}
-		f, err := c.open(parent, "/tasks", unix.O_WRONLY)
+		f, err := p.open("/tasks", unix.O_WRONLY)
 		if err == nil {
 			files = append(files, f)
 		}
@@ -56,9 +55,9 @@ func (c *Cgroup) Dir() (*os.File, error) {
 	if dir != nil {
 		return dir, nil
 	}
-	err := c.all(func(i int, y *hierarchy, parent int) (err error) {
-		if y.v2 {
-			dir, err = c.open(parent, "", unix.O_PATH|unix.O_DIRECTORY)
+	err := c.places(func(p place) (err error) {
+		if p.hierarchy.v2 {
+			dir, err = p.open("", unix.O_PATH|unix.O_DIRECTORY)
 		}
 		return err
 	})
@@ -73,15 +72,6 @@ func (c *Cgroup) Dir() (*os.File, error) {
 	}
 	c.dir = dir
 	return dir, nil
-}
-
-// open opens a file of c below the directory parent.
-func (c *Cgroup) open(parent int, file string, flags int) (*os.File, error) {
-	fd, err := openAt(parent, c.name+file, flags)
-	if err != nil {
-		return nil, fmt.Errorf("open %s%s: %w", c.path, file, classify(err))
-	}
-	return os.NewFile(uintptr(fd), c.path+file), nil
 }
 
 // Release closes the files that Join, Dir, Tree and Binds gave. They can be

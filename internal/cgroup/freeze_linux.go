@@ -99,19 +99,21 @@ func (c *Cgroup) freezeV2(ctx context.Context, dir int) error {
 		return err
 	}
 	if c.parent.host.mode == Hybrid {
-		if err := c.gather(ctx, dir); err != nil {
+		c.set.Lock() // pids.max may be changed
+		err := c.gather(ctx, dir)
+		c.set.Unlock()
+		if err != nil {
 			return err
 		}
 	}
 	return awaitEvent(ctx, dir, c.name, "frozen", 1)
 }
 
-// gather moves the processes of c that are in its v1 cgroups alone into its v2
-// one. The lists are those of a moment ago, but the kernel gives a number to
+// gather moves the processes of c that are in its other hierarchies alone into
+// its directory below dir, in a hierarchy that it has entered later. c.set is
+// held. The lists are those of a moment ago, but the kernel gives a number to
 // another process only when it has been through all others.
 func (c *Cgroup) gather(ctx context.Context, dir int) error {
-	c.set.Lock() // pids.max may be changed
-	defer c.set.Unlock()
 	var wait backoff
 	for round := 0; ; round++ {
 		pids, err := c.Pids()

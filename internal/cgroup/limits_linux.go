@@ -243,6 +243,11 @@ func (c *Cgroup) enter(w write) (int, error) {
 		return 0, kindf(errdefs.ErrNotImplemented, "%s: no controller %s", w.request, w.controller)
 	}
 	y := c.parent.host.hierarchies[i]
+	if c.sharesIn(i) {
+		if err := c.leaveCommon(i); err != nil {
+			return 0, fmt.Errorf("%s: %w", w.request, err)
+		}
+	}
 	if !c.madeIn(i) {
 		c.mu.Lock()
 		entered := c.entered

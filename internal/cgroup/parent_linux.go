@@ -27,6 +27,7 @@ type Parent struct {
 	// copyCpuset tells that a new v1 cpuset is born empty, since the directory
 	// is not ours and lacks cgroup.clone_children.
 	copyCpuset bool
+	shared     uint64           // bit i: new Cgroups are in the common directory of hierarchy i
 	enabled    map[string]error // v2 controllers asked for; why not, or nil
 }
 
@@ -194,8 +195,18 @@ func (p *Parent) New(name string) (*Cgroup, error) {
 		return nil, err
 	}
 	c := &Cgroup{parent: p, name: name, path: path.Join(p.path, name)}
+	p.mu.Lock()
+	shared := p.shared
+	p.mu.Unlock()
+	if shared != 0 && name == commonName {
+		return nil, kindf(errdefs.ErrInvalidArgument, "%q is the cgroup of those that have no limits", name)
+	}
 	for i, y := range p.host.hierarchies {
 		if !y.base {
+			continue
+		}
+		if shared&(1<<i) != 0 {
+			c.shared |= 1 << i
 			continue
 		}
 		if err := c.makeIn(i); err != nil {

@@ -67,7 +67,7 @@ func (c *Cgroup) planProgram(list []specs.LinuxDeviceCgroup) (func() error, erro
 		if err != nil {
 			return err
 		}
-		dir, err := c.open(parent, "", unix.O_RDONLY|unix.O_DIRECTORY)
+		dir, err := place{host.hierarchies[i], parent, c.name}.open("", unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,8 @@ type Bind struct {
 	// Links are names that programs look for and that lead to Name: "cpu" and
 	// "cpuacct" for "cpu,cpuacct".
 	Links []string
-	// Dir is the Cgroup's directory in the hierarchy, O_PATH.
+	// Dir is the Cgroup's directory in the hierarchy, O_PATH; maybe one that it
+	// shares (see Parent.ShareCpusets).
 	Dir *os.File
 }
 
@@ -32,10 +33,10 @@ func (c *Cgroup) Binds() ([]Bind, error) {
 	if binds != nil || c.parent.host.mode == Unified {
 		return binds, nil
 	}
-	err := c.all(func(_ int, y *hierarchy, parent int) error {
-		f, err := c.open(parent, "", unix.O_PATH|unix.O_DIRECTORY)
+	err := c.places(func(p place) error {
+		f, err := p.open("", unix.O_PATH|unix.O_DIRECTORY)
 		if err == nil {
-			binds = append(binds, Bind{Name: y.name, Links: y.links(), Dir: f})
+			binds = append(binds, Bind{Name: p.hierarchy.name, Links: p.hierarchy.links(), Dir: f})
 		}
 		return err
 	})
@@ -90,7 +91,7 @@ func (c *Cgroup) Tree() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("view of cgroup %s: %w", c.path, classify(err))
 	}
-	err = c.all(func(_ int, y *hierarchy, parent int) error { return c.bind(fd, y, parent) })
+	err = c.places(func(p place) error { return c.bind(fd, p) })
 	if err == nil {
 		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr)
@@ -117,9 +118,10 @@ func errNoTree() error {
 	return kindf(errdefs.ErrNotImplemented, "mounting on a detached mount needs Linux 6.15")
 }
 
-// bind mounts c's directory in the hierarchy y on a new directory of the
-// detached tmpfs.
-func (c *Cgroup) bind(tmpfs int, y *hierarchy, parent int) error {
+// bind mounts c's directory in a hierarchy on a new directory of the detached
+// tmpfs.
+func (c *Cgroup) bind(tmpfs int, p place) error {
+	y := p.hierarchy
 	step := func(name string, err error) error {
 		if err == nil {
 			return nil
@@ -134,7 +136,7 @@ func (c *Cgroup) bind(tmpfs int, y *hierarchy, parent int) error {
 			return step("link", err)
 		}
 	}
-	clone, err := unix.OpenTree(parent, c.name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	clone, err := unix.OpenTree(p.parent, p.name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return step("open_tree", err)
 	}
