@@ -456,7 +456,7 @@ func (c *Container) Start(ctx context.Context) error {
 }
 
 // Delete kills what is left of the container and frees what it had: its mounts
-// go with its last process; its cgroup is removed in the background, at the
+// are gone when Delete returns; its cgroup is removed in the background, at the
 // latest by Runtime.Close. A second Delete waits for the first.
 func (c *Container) Delete(ctx context.Context) error {
 	c.mu.Lock()

@@ -4,14 +4,14 @@
 //
 // # Model
 //
-// A Runtime owns one keeper, a process of two pages that is pid 1 of a pid
-// namespace in which all containers of the Runtime are nested, and when it is
-// needed another one, outside, for containers that share the pid namespace of
-// the host or of others, and for processes in other Runtimes' containers. A
-// container's spec is compiled into a program: a flat list of system calls with
-// the memory that they point to, in a memfd. The keeper clones a child, the child
-// maps the program and runs it, and its last call is execve. When a call fails,
-// the error names it (see StepError).
+// A Runtime owns a keeper, a process of two pages that is pid 1 of a pid
+// namespace in which its containers are nested, one more for every 256
+// containers, and when it is needed one outside, for containers that share the
+// pid namespace of the host or of others, and for processes in other Runtimes'
+// containers. A container's spec is compiled into a program: a flat list of
+// system calls with the memory that they point to, in a memfd. The keeper clones a
+// child, the child maps the program and runs it, and its last call is execve. When
+// a call fails, the error names it (see StepError).
 //
 // # Namespaces
 //
