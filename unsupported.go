@@ -40,6 +40,13 @@ type (
 	copies struct{}
 )
 
+type control struct{}
+
+func (*control) close()       {}
+func (*Engine) takeRequests() {}
+
+func (*Container) ask(context.Context, request) error { return supported() }
+
 type containerTree struct{ close func() }
 
 func (*Container) openTree(context.Context) (*containerTree, error) { return nil, supported() }
