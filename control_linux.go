@@ -196,6 +196,12 @@ func (e *Engine) obey(ctx context.Context, q *request) error {
 		return c.Pause(ctx)
 	case q.Verb == verbUnpause:
 		return c.Unpause(ctx)
+	case q.Verb == verbResume:
+		r, err := c.own.runOf(ctx, q.Run)
+		if err == nil {
+			err = c.resume(ctx, r)
+		}
+		return err
 	case q.Verb == verbUpdate && q.Resources != nil:
 		return c.Update(ctx, UpdateOptions{Resources: *q.Resources})
 	case q.Verb == verbResize && q.Size != nil:

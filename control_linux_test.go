@@ -184,7 +184,7 @@ func (o *owner) kill() {
 // both asks for it.
 func TestPauseOtherPrograms(t *testing.T) {
 	e, _, ref := foreignRoot(t, nil)
-	o := newOwnerOf(t, e, ref, "-", "wait")
+	o := newOwnerOf(t, e, ref, "-", "wait", "stubborn")
 	fails := func(what string, err, class error, text string) {
 		t.Helper()
 		if !errors.Is(err, class) || !strings.Contains(err.Error(), text) || strings.Count(err.Error(), "pause container") > 1 {
@@ -196,6 +196,14 @@ func TestPauseOtherPrograms(t *testing.T) {
 	awaitLog(t, o.Container, "ready\n")
 	fails("unpause of one that runs", o.Unpause(t.Context()), ErrFailedPrecondition, "not paused")
 	began := time.Now()
+	// The stop signal lets it go on, whether that ends it or not.
+	pause(t, o.Container)
+	if err := o.Kill(t.Context(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := execHere(t, o.Container, ExecConfig{}, "echo", "running"); got != "running\n" || stateOf(t, o.Container) != StateRunning {
+		t.Errorf("%q, %s", got, stateOf(t, o.Container))
+	}
 	pause(t, o.Container)
 	fails("again", o.Pause(t.Context()), ErrFailedPrecondition, "is paused")
 	if s := stateOf(t, o.Container); s != StatePaused {
@@ -228,7 +236,7 @@ func TestPauseOtherPrograms(t *testing.T) {
 		}
 		actions = append(actions, ev.Action)
 	}
-	if want := []EventAction{EventPause, EventUnpause, EventPause, EventUnpause}; !slices.Equal(actions, want) {
+	if want := []EventAction{EventPause, EventPause, EventUnpause, EventPause, EventUnpause}; !slices.Equal(actions, want) {
 		t.Errorf("%v, want %v", actions, want)
 	}
 	if err := o.Remove(t.Context(), RemoveOptions{}); err != nil {

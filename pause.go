@@ -51,16 +51,21 @@ func (c *Container) changePause(ctx context.Context, op string, ask verb, from, 
 // is undone.
 func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(context.Context, *run) error) error {
 	err := do(ctx, r)
+	resumed := err == nil && to == StateRunning
 	if err == nil {
 		err = c.become(to, r, pauseChange{State: to})
 		if err != nil && to == StatePaused {
 			err = errors.Join(err, r.container.Resume(context.WithoutCancel(ctx)))
 		}
 	}
-	select {
-	case <-r.done:
-		return notRunning(StateExited) // it has ended meanwhile
-	default:
+	if resumed && errors.Is(err, ErrFailedPrecondition) {
+		err = nil // it went on, to its end
+	} else if !resumed {
+		select {
+		case <-r.done:
+			return notRunning(StateExited) // meanwhile
+		default:
+		}
 	}
 	if err == nil {
 		c.publish(pauseActions[to])

@@ -23,8 +23,10 @@ type verb string
 const (
 	verbPause   verb = "pause"
 	verbUnpause verb = "unpause"
-	verbUpdate  verb = "update" // with Resources
-	verbResize  verb = "resize" // with Size
+	// verbResume, with Run, tells that a paused container goes on, for a signal.
+	verbResume verb = "resume"
+	verbUpdate verb = "update" // with Resources
+	verbResize verb = "resize" // with Size
 	// verbInput, with Run, is answered with a descriptor to write the process's
 	// input to. The connection stays open for as long as both want that.
 	verbInput verb = "input"

@@ -92,7 +92,7 @@ func (*Engine) waitForeign(context.Context, string, int) (Status, error) {
 	return Status{}, supported()
 }
 
-func (*Engine) killForeign(string, syscall.Signal) error { return supported() }
+func (*Container) killForeign(context.Context, syscall.Signal) error { return supported() }
 
 func (*Engine) follow(context.Context, *EventOptions, eventPosition, func(Event, error) bool) error {
 	return supported()
