@@ -18,13 +18,12 @@ import (
 // container, and costs the others nothing. Whoever comes to it is served: he
 // could change the records as well.
 type control struct {
-	once      sync.Once
-	listener  *net.UnixListener // nil: none was made
-	accepting chan struct{}     // closed when no connection is accepted any more
-	work      sync.WaitGroup    // goroutines of connections
+	accepting chan struct{}  // closed when no connection is accepted any more
+	work      sync.WaitGroup // goroutines of connections
 
-	mu    sync.Mutex
-	conns map[*net.UnixConn]bool
+	mu       sync.Mutex
+	listener *net.UnixListener // nil: not made yet
+	conns    map[*net.UnixConn]bool
 }
 
 const (
@@ -48,29 +47,32 @@ func (r *root) atControl(engine string, f func(*net.UnixAddr) error) error {
 	return f(&net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), engine), Net: packets})
 }
 
-// takeRequests makes the socket, once.
+// takeRequests makes the socket, if it is not there. A container can do without.
 func (e *Engine) takeRequests() {
 	c := &e.control
-	c.once.Do(func() {
-		err := e.root.atControl(e.root.engine, func(at *net.UnixAddr) (err error) {
-			c.listener, err = net.ListenUnix(packets, at)
-			return err
-		})
-		if err != nil {
-			e.log().Warn("other programs cannot pause, update, resize or type into containers of this one", "error", err)
-			return
-		}
-		c.listener.SetUnlinkOnClose(false) // its address does not last
-		c.accepting, c.conns = make(chan struct{}), make(map[*net.UnixConn]bool)
-		go e.accept()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.listener != nil {
+		return
+	}
+	err := e.root.atControl(e.root.engine, func(at *net.UnixAddr) (err error) {
+		c.listener, err = net.ListenUnix(packets, at)
+		return err
 	})
+	if err != nil {
+		e.log().Warn("other programs cannot pause, update, resize or type into containers of this one", "error", err)
+		return
+	}
+	c.listener.SetUnlinkOnClose(false) // its address does not last
+	c.accepting, c.conns = make(chan struct{}), make(map[*net.UnixConn]bool)
+	go e.accept(c.listener)
 }
 
-func (e *Engine) accept() {
+func (e *Engine) accept(listener *net.UnixListener) {
 	c := &e.control
 	defer close(c.accepting)
 	for {
-		conn, err := c.listener.AcceptUnix()
+		conn, err := listener.AcceptUnix()
 		switch {
 		case err == nil:
 			c.mu.Lock()
@@ -87,11 +89,13 @@ func (e *Engine) accept() {
 
 // close ends all connections. No call of the Engine is at work any more.
 func (c *control) close() {
-	c.once.Do(func() {})
-	if c.listener == nil {
+	c.mu.Lock()
+	listener := c.listener
+	c.mu.Unlock()
+	if listener == nil {
 		return
 	}
-	c.listener.Close()
+	listener.Close()
 	<-c.accepting
 	c.mu.Lock()
 	for conn := range c.conns {
@@ -132,8 +136,8 @@ func (e *Engine) serve(conn *net.UnixConn) {
 		return
 	}
 	err = e.obey(ctx, &q)
-	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
-		err = e.isOpen() // it is not: Close ends what is at work
+	if closed := e.isOpen(); err != nil && closed != nil {
+		err = closed // which has ended what was at work
 	}
 	_ = answer(conn, err, nil) // who has gone does not want it
 }

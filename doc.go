@@ -83,8 +83,8 @@
 // leave them. (Processes of a container that shares those of the host may be
 // left if the engine's keeper process is killed at the same time; the next Open
 // kills them.) Of the killed Engine's containers the cgroups, writable layers,
-// logs, records and names stay, and its holds of images, until the next Open of
-// the root sweeps them. It sweeps what belongs to Engines whose lock file the
+// logs, records and names stay, and its holds of images and its socket, until the
+// next Open of the root sweeps them. It sweeps what belongs to Engines whose lock file the
 // kernel has unlocked, and touches nothing of others.
 //
 // # Errors

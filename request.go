@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// A request is what a program asks another to do to a container of that one's
-// Engine, in its turn: what takes more than a container's process, cgroup and
-// files, of which all programs know, and what would not be safe beside the
-// same done by its own.
+// A request asks the program that a container belongs to for what must be done by
+// that alone: it has the terminal and the pipe, and knows better than the record
+// what it does to the container at that moment. Everything else (Kill, Exec, Wait
+// and so on) any program does by itself.
 type request struct {
 	ID   string `json:"id"`
 	Verb verb   `json:"verb"`
