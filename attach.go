@@ -50,6 +50,8 @@ const defaultDetachKeys = "ctrl-p,ctrl-q"
 // ErrDetached is inside of the error of an Attach that its DetachKeys ended.
 var ErrDetached = errors.New("detached")
 
+var errNoInput = fmt.Errorf("standard input is not open: %w", ErrFailedPrecondition)
+
 // Attach connects the caller's streams with those of the container's process,
 // until its run has ended and all output was given: then the error is nil. When
 // the detach keys come, it is ErrDetached. It also ends when ctx ends, the
@@ -60,8 +62,8 @@ var ErrDetached = errors.New("detached")
 // A container that was not started yet is waited for, and nothing of its output
 // is left out; one that has exited gives ErrFailedPrecondition. Output comes
 // from the log, so a stream that is not logged (see Config) cannot be attached
-// to, and containers of other programs can. Their Stdin cannot: the error is
-// ErrNotImplemented.
+// to, and containers of other programs can. For Stdin their program gives a
+// descriptor, once, as it does what it is asked for: see Pause.
 func (c *Container) Attach(ctx context.Context, o AttachOptions) error {
 	return failed("attach to container", c.id, c.attach(ctx, o))
 }
@@ -78,10 +80,8 @@ func (c *Container) attach(ctx context.Context, o AttachOptions) error {
 	switch {
 	case info.State == StateExited:
 		return notRunning(StateExited)
-	case o.Stdin != nil && c.own == nil:
-		return fmt.Errorf("standard input: container belongs to process %d: %w", c.owner.PID, ErrNotImplemented)
 	case o.Stdin != nil && !info.OpenStdin:
-		return fmt.Errorf("standard input is not open: %w", ErrFailedPrecondition)
+		return errNoInput
 	case (o.Stdout != nil || o.Stderr != nil) && c.own != nil && c.own.log == nil:
 		return fmt.Errorf("container has no log to get its output from: %w", ErrFailedPrecondition)
 	}
@@ -140,6 +140,7 @@ type attachment struct {
 	options   AttachOptions
 	keys      detacher
 	begun     chan struct{} // closed when no output is left out any more
+	run       int           // whose output that is; set before
 
 	mu   sync.Mutex
 	over bool  // no Writer is called any more
@@ -155,12 +156,14 @@ func (a *attachment) cut() {
 
 // write gives the output to the Writers, as the log gets it.
 func (a *attachment) write(ctx context.Context) error {
-	q := logQuery{
+	var q logQuery
+	q = logQuery{
 		container: a.container,
 		options:   LogsOptions{Follow: true},
 		chunks:    a.give,
 		fromNow:   !a.options.Replay,
 		begun: func() {
+			a.run = q.state.run
 			if a.options.Attached != nil {
 				a.options.Attached()
 			}

@@ -15,15 +15,11 @@ import (
 // read copies the caller's Stdin to the process. The error is nil at its end, or
 // when the process takes nothing any more.
 func (a *attachment) read(ctx context.Context) error {
-	r, err := a.container.own.lastRun(ctx)
+	process, err := a.container.openInput(ctx, a.run)
 	if err != nil {
 		return err
 	}
-	process, err := r.openInput(a.container.own.config.TTY)
-	if err != nil {
-		return ended(err)
-	}
-	defer r.output.stdin.detach(process)
+	defer process.leave()
 	stdin := a.options.Stdin
 	stop := func() {}
 	if f, ok := stdin.(*os.File); ok {
@@ -42,8 +38,8 @@ func (a *attachment) read(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil, errors.Is(err, unix.EPIPE), errors.Is(err, unix.EIO), errors.Is(err, os.ErrClosed):
 		return nil
-	case err == nil && a.container.own.config.StdinOnce:
-		r.output.stdin.close()
+	case err == nil:
+		return process.end(ctx)
 	}
 	return err
 }

@@ -54,6 +54,7 @@ type own struct {
 
 // run is one run of a container's process.
 type run struct {
+	number    int // counts the container's runs, the first is 1
 	container *runtime.Container
 	ids       *idRange // nil: the host's
 	output    output
@@ -67,8 +68,8 @@ type run struct {
 	released chan struct{} // closed when nothing of the run is left
 }
 
-func newRun() *run {
-	r := &run{forced: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{})}
+func newRun(number int) *run {
+	r := &run{number: number, forced: make(chan struct{}), done: make(chan struct{}), released: make(chan struct{})}
 	r.force = sync.OnceFunc(func() { close(r.forced) })
 	return r
 }
@@ -127,22 +128,27 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		return nil, err
 	}
 	o.name, o.imageName = r.Name, first(r.ImageName, string(r.Image))
-	draft, err := e.drafts.take()
-	if err == nil {
-		err = e.root.records().create(r, draft)
-	}
-	if err != nil {
-		return nil, errors.Join(err, e.unclaim(r))
-	}
 	if c.LogSize >= 0 {
 		o.log = newLogFile(e.root.logDir(e.root.engine, id), c.LogSize, c.LogFiles, func() error {
 			return e.root.records().change(id, logChange{Log: true})
 		})
 	}
+	// Who finds the record may ask for something at once.
+	e.takeRequests()
 	made := &Container{engine: e, id: id, owner: r.Owner, own: o}
 	e.mu.Lock()
 	e.containers[id] = made
 	e.mu.Unlock()
+	draft, err := e.drafts.take()
+	if err == nil {
+		err = e.root.records().create(r, draft)
+	}
+	if err != nil {
+		e.mu.Lock()
+		delete(e.containers, id)
+		e.mu.Unlock()
+		return nil, errors.Join(err, e.unclaim(r))
+	}
 	made.publish(EventCreate)
 	return made, nil
 }
@@ -255,7 +261,7 @@ func (c *Container) become(state State, r *run, change any) error {
 	defer o.mu.Unlock()
 	o.state = state
 	if begins {
-		o.runs++
+		o.runs = r.number
 		o.run = r
 		o.announce()
 	}
@@ -274,14 +280,18 @@ func (o *own) takeTurn(ctx context.Context) (func(), error) {
 }
 
 // inTurn does what only the Engine that created a container can do to it, and
-// not while it is started or removed.
-func (c *Container) inTurn(ctx context.Context, op string, do func(context.Context) error) error {
+// not while it is started or removed. Another program's is asked to do it, if q
+// is not nil.
+func (c *Container) inTurn(ctx context.Context, op string, q *request, do func(context.Context) error) error {
 	ctx, leave, err := c.engine.enter(ctx)
 	if err != nil {
 		return failed(op, c.id, err)
 	}
 	defer leave()
-	if c.own == nil {
+	switch {
+	case c.own == nil && q != nil:
+		return failed(op, c.id, c.ask(ctx, *q))
+	case c.own == nil:
 		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
 	}
 	done, err := c.own.takeTurn(ctx)

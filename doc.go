@@ -59,9 +59,11 @@
 // ends what else goes on. Containers of other programs can be looked up,
 // listed, inspected, measured, waited for, killed, stopped, renamed and removed,
 // their logs read, their namespaces joined, and while they run, files copied to
-// and from them, and more processes run in them; only their own program starts,
-// pauses and updates them. What a program has run in another's container ends
-// with either.
+// and from them, and more processes run in them. Their program need not take
+// part in that; but it does in their being paused, updated, resized and given
+// input, for which it is asked through a socket in the run directory. Only a
+// container's own program starts it. What a program has run in another's
+// container ends with either.
 //
 // The program may run processes of its own, wait for any child (Wait4 with -1),
 // and change its signal handling: the engine's processes are no children that
@@ -81,8 +83,8 @@
 // leave them. (Processes of a container that shares those of the host may be
 // left if the engine's keeper process is killed at the same time; the next Open
 // kills them.) Of the killed Engine's containers the cgroups, writable layers,
-// logs, records and names stay, and its holds of images, until the next Open of
-// the root sweeps them. It sweeps what belongs to Engines whose lock file the
+// logs, records and names stay, and its holds of images and its socket, until the
+// next Open of the root sweeps them. It sweeps what belongs to Engines whose lock file the
 // kernel has unlocked, and touches nothing of others.
 //
 // # Errors

@@ -30,6 +30,8 @@ type Engine struct {
 	events eventLog
 	drafts drafts
 
+	control control
+
 	mu         sync.Mutex
 	closed     bool
 	calls      map[*call]struct{}
@@ -185,6 +187,7 @@ func (e *Engine) Close() error {
 	}
 	e.mu.Unlock()
 
+	e.control.close()
 	errs := []error{e.removeAll(containers), e.drafts.close()}
 	e.runs.Wait()
 	e.spares.close()

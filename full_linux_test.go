@@ -294,7 +294,7 @@ func fullPull(t *testing.T, d *disk, e *Engine) {
 func fullContainer(t *testing.T, d *disk, e *Engine, img *Image) {
 	ctx := t.Context()
 	var c *Container
-	added := d.since()
+	added := d.since("/run/control/") // the socket is made with the first container, and stays
 	d.until("create", "create container full: ", func() (err error) {
 		c, err = e.Create(ctx, img, Config{Name: "full", Args: []string{"wait"}, Network: NetworkNone})
 		return err

@@ -13,25 +13,26 @@ import (
 //
 // A process that sleeps in the kernel, as on a network filesystem that does not
 // answer, holds Pause up; when ctx ends, all go on. It is
-// ErrFailedPrecondition for what is not running or paused already, and
-// ErrNotImplemented for a container of another program.
+// ErrFailedPrecondition for what is not running or paused already. A container
+// of another program is paused by that, in its turn: one that is stopped itself
+// is waited for until ctx ends.
 func (c *Container) Pause(ctx context.Context) error {
-	return c.changePause(ctx, "pause container", StateRunning, StatePaused, func(ctx context.Context, r *run) error {
+	return c.changePause(ctx, "pause container", verbPause, StateRunning, StatePaused, func(ctx context.Context, r *run) error {
 		return r.container.Pause(ctx)
 	})
 }
 
 // Unpause lets a paused container go on. It is ErrFailedPrecondition for one
-// that is not paused, and ErrNotImplemented for one of another program.
+// that is not paused. As to other programs' it is as Pause.
 func (c *Container) Unpause(ctx context.Context) error {
-	return c.changePause(ctx, "unpause container", StatePaused, StateRunning, func(ctx context.Context, r *run) error {
+	return c.changePause(ctx, "unpause container", verbUnpause, StatePaused, StateRunning, func(ctx context.Context, r *run) error {
 		return r.container.Resume(ctx)
 	})
 }
 
 // changePause is both.
-func (c *Container) changePause(ctx context.Context, op string, from, to State, do func(context.Context, *run) error) error {
-	return c.inTurn(ctx, op, func(ctx context.Context) error {
+func (c *Container) changePause(ctx context.Context, op string, ask verb, from, to State, do func(context.Context, *run) error) error {
+	return c.inTurn(ctx, op, &request{Verb: ask}, func(ctx context.Context) error {
 		r, state, err := c.own.running()
 		switch {
 		case err != nil:
@@ -50,16 +51,21 @@ func (c *Container) changePause(ctx context.Context, op string, from, to State, 
 // is undone.
 func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(context.Context, *run) error) error {
 	err := do(ctx, r)
+	resumed := err == nil && to == StateRunning
 	if err == nil {
 		err = c.become(to, r, pauseChange{State: to})
 		if err != nil && to == StatePaused {
 			err = errors.Join(err, r.container.Resume(context.WithoutCancel(ctx)))
 		}
 	}
-	select {
-	case <-r.done:
-		return notRunning(StateExited) // it has ended meanwhile
-	default:
+	if resumed && errors.Is(err, ErrFailedPrecondition) {
+		err = nil // it went on, to its end
+	} else if !resumed {
+		select {
+		case <-r.done:
+			return notRunning(StateExited) // meanwhile
+		default:
+		}
 	}
 	if err == nil {
 		c.publish(pauseActions[to])

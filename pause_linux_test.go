@@ -207,15 +207,6 @@ func TestPausedOfOtherProgram(t *testing.T) {
 		if s, err := c.Stats(t.Context()); err != nil || s.CPU.Usage == 0 {
 			t.Errorf("%+v, %v", s, err)
 		}
-		for what, err := range map[string]error{
-			"pause":   c.Pause(t.Context()),
-			"unpause": c.Unpause(t.Context()),
-			"update":  c.Update(t.Context(), UpdateOptions{}),
-		} {
-			if !errors.Is(err, ErrNotImplemented) {
-				t.Errorf("%s: %v", what, err)
-			}
-		}
 		if err := end.end(c); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -49,8 +50,8 @@ func (e *Engine) openRunning(id string) (*os.File, *record, error) {
 }
 
 // killForeign sends a signal to the process of another Engine's container.
-func (e *Engine) killForeign(id string, sig syscall.Signal) error {
-	process, r, err := e.openRunning(id)
+func (c *Container) killForeign(ctx context.Context, sig syscall.Signal) error {
+	process, r, err := c.engine.openRunning(c.id)
 	if err != nil {
 		return err
 	}
@@ -62,11 +63,22 @@ func (e *Engine) killForeign(id string, sig syscall.Signal) error {
 	if err != nil {
 		return fmt.Errorf("signal process %d: %w", r.PID, err)
 	}
-	if r.State == StatePaused && resumes(sig, r.Process.StopSignal) {
-		// What its record says is its own program's to change: until the end,
-		// which is near, that is paused.
-		return thawForeign(r.Cgroup)
+	if !resumes(sig, r.Process.StopSignal) {
+		return nil
 	}
+	// It may have been paused since; what is paused after the signal has got it.
+	now, err := c.engine.root.records().read(c.id)
+	if err != nil || now.State != StatePaused || now.Runs != r.Runs {
+		return nil
+	}
+	if err := thawForeign(now.Cgroup); err != nil || sig == syscall.SIGKILL {
+		return err
+	}
+	// It runs, but whether it ends is its own matter: its program is to know. One
+	// that is stopped keeps nobody from stopping it.
+	ctx, cancel := context.WithTimeout(ctx, lastWord)
+	defer cancel()
+	_ = c.ask(ctx, request{Verb: verbResume, Run: r.Runs})
 	return nil
 }
 

@@ -111,7 +111,12 @@ func program(args []string) int {
 		}
 	case "wait": // for a signal, then exits with its number
 		ch := make(chan os.Signal, 1)
-		signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+		signal.Notify(ch, syscall.SIGINT, syscall.SIGUSR1)
+		if len(args) > 1 {
+			signal.Ignore(syscall.SIGTERM)
+		} else {
+			signal.Notify(ch, syscall.SIGTERM)
+		}
 		fmt.Println("ready")
 		return int((<-ch).(syscall.Signal))
 	case "stubborn":

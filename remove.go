@@ -151,7 +151,7 @@ func (c *Container) removeForeign(ctx context.Context, o RemoveOptions) error {
 		if err != nil {
 			return err
 		}
-		if err := e.killForeign(c.id, syscall.SIGKILL); err != nil && !errors.Is(err, ErrFailedPrecondition) {
+		if err := c.killForeign(ctx, syscall.SIGKILL); err != nil && !errors.Is(err, ErrFailedPrecondition) {
 			return err
 		}
 		if _, err := e.waitForeign(ctx, c.id, info.Runs); err != nil {

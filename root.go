@@ -26,6 +26,7 @@ import (
 //	RUN/root                 whose run directory it is
 //	RUN/containers/ID        records
 //	RUN/names/NAME           claims of names
+//	RUN/control/E            socket of engine E, see control
 //	RUN/ids                  whose lock of a byte is a claim of user ids
 //	RUN/events/N             events
 //	RUN/runtime              package runtime
@@ -45,6 +46,10 @@ func (r *root) layerDir(engine, name string) string {
 func (r *root) skeleton() string { return filepath.Join(r.dir, "skeleton") }
 func (r *root) names() names     { return names(filepath.Join(r.run, "names")) }
 func (r *root) eventDir() string { return filepath.Join(r.run, "events") }
+
+// controlDir has the sockets of engines.
+func (r *root) controlDir() string { return filepath.Join(r.run, "control") }
+
 func (r *root) records() records { return records(filepath.Join(r.run, "containers")) }
 
 // openRoot registers a new engine with a root. The engines that it found dead
@@ -67,7 +72,7 @@ func openRoot(dir, run string) (r *root, dead []deadEngine, err error) {
 	if err := checkFormat(r.dir, r.run); err != nil {
 		return nil, nil, err
 	}
-	for _, d := range []string{r.run, string(r.records()), string(r.names()), r.eventDir()} {
+	for _, d := range []string{r.run, string(r.records()), string(r.names()), r.eventDir(), r.controlDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, nil, fmt.Errorf("make run directory: %w", err)
 		}
@@ -145,7 +150,16 @@ func (r *root) register() error {
 
 // close removes the engine's directory, and lets go of its lock last.
 func (r *root) close() error {
-	return errors.Join(removeEngineDir(r.engineDir(r.engine)), r.lock.Close())
+	return errors.Join(r.removeSocket(r.engine), removeEngineDir(r.engineDir(r.engine)), r.lock.Close())
+}
+
+// removeSocket removes the socket of an engine that takes no requests any more.
+func (r *root) removeSocket(engine string) error {
+	err := os.Remove(filepath.Join(r.controlDir(), engine))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // alive tells whether the engine that owns something still lives.

@@ -19,7 +19,7 @@ import (
 // nothing to the container. Only the Engine that created a container starts it.
 func (c *Container) Start(ctx context.Context) error {
 	const op = "start container"
-	return c.inTurn(ctx, op, c.start)
+	return c.inTurn(ctx, op, nil, c.start)
 }
 
 // start is Start in its turn.
@@ -51,14 +51,14 @@ func (c *Container) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := newRun()
+	r := newRun(o.runs + 1)
 	defer func() {
 		if r.container == nil {
 			r.output.drop()
 			c.engine.ids.release(r.ids)
 		}
 	}()
-	if err := r.output.connect(&o.config, o.log, o.runs+1); err != nil {
+	if err := r.output.connect(&o.config, o.log, r.number); err != nil {
 		return err
 	}
 	shared, err := c.join(spec)
@@ -91,7 +91,7 @@ func (c *Container) started(r *run, since, until int64) error {
 		State:   StateRunning,
 		PID:     r.container.Pid(),
 		Cgroup:  r.container.CgroupPath(),
-		Runs:    o.runs + 1,
+		Runs:    r.number,
 		Started: time.Now(),
 		Layer:   o.layer.name,
 		Since:   since,
@@ -167,7 +167,7 @@ func (c *Container) Wait(ctx context.Context) (Status, error) {
 		status, err := c.engine.waitForeign(ctx, c.id, 0)
 		return status, failed(op, c.id, err)
 	}
-	r, err := c.own.lastRun(ctx)
+	r, err := c.own.awaitRun(ctx, 1)
 	if err != nil {
 		return Status{}, failed(op, c.id, err)
 	}
@@ -179,13 +179,13 @@ func (c *Container) Wait(ctx context.Context) (Status, error) {
 	}
 }
 
-// lastRun waits until there is a run.
-func (o *own) lastRun(ctx context.Context) (*run, error) {
+// awaitRun waits for a run to begin, or one after it, and gives the last one.
+func (o *own) awaitRun(ctx context.Context, number int) (*run, error) {
 	for {
 		o.mu.Lock()
 		r, removed, changed := o.run, o.removed, o.changed
 		o.mu.Unlock()
-		if r != nil {
+		if r != nil && r.number >= number {
 			return r, nil
 		}
 		if removed {
@@ -197,6 +197,15 @@ func (o *own) lastRun(ctx context.Context) (*run, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// runOf is awaitRun for a run and none after it.
+func (o *own) runOf(ctx context.Context, number int) (*run, error) {
+	r, err := o.awaitRun(ctx, number)
+	if err == nil && r.number != number {
+		return nil, notRunning(StateExited)
+	}
+	return r, err
 }
 
 // signal sends a signal to the container's process.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,8 @@ import (
 // Config.OpenStdin). Each who is attached has a descriptor of his own, so that
 // his writing can be stopped alone.
 type stdin struct {
+	closed chan struct{} // closed when the input is; nil: there is none, or a terminal
+
 	mu    sync.Mutex
 	ours  *os.File // nil: closed
 	users map[*os.File]bool
@@ -25,7 +28,7 @@ func (s *stdin) open() (*os.File, error) {
 		return nil, fmt.Errorf("make pipe of stdin: %w", os.NewSyscallError("pipe2", err))
 	}
 	_ = unix.SetNonblock(p[1], true) // so that Go's poller takes it
-	s.ours, s.users = os.NewFile(uintptr(p[1]), "stdin"), map[*os.File]bool{}
+	s.ours, s.users, s.closed = os.NewFile(uintptr(p[1]), "stdin"), map[*os.File]bool{}, make(chan struct{})
 	return os.NewFile(uintptr(p[0]), "stdin"), nil
 }
 
@@ -68,14 +71,57 @@ func (s *stdin) close() {
 	}
 	if s.ours != nil {
 		s.ours.Close()
+		close(s.closed)
 	}
 	s.ours = nil
 }
 
-// openInput gives a descriptor to write to what a run reads.
-func (r *run) openInput(tty bool) (*os.File, error) {
-	if tty {
-		return r.container.Terminal()
+// openInput gives a descriptor to write to what a run reads. It is for detach to
+// close.
+func (o *own) openInput(r *run) (*os.File, error) {
+	switch {
+	case !o.config.OpenStdin:
+		return nil, errNoInput
+	case o.config.TTY:
+		f, err := r.container.Terminal()
+		return f, ended(err)
 	}
 	return r.output.stdin.attach()
+}
+
+// inputEnded is told that the input of one who is attached has ended.
+func (o *own) inputEnded(r *run) {
+	if o.config.StdinOnce {
+		r.output.stdin.close()
+	}
+}
+
+// inlet is a way to the input of a run, of any program's container.
+type inlet struct {
+	*os.File // to write to; it is closed with the input
+	leave    func()
+	end      func(context.Context) error // tells that no more comes through it
+}
+
+// openInput opens one to a run that goes on, or is to begin.
+func (c *Container) openInput(ctx context.Context, run int) (*inlet, error) {
+	if c.own == nil {
+		return c.openForeignInput(ctx, run)
+	}
+	r, err := c.own.runOf(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	f, err := c.own.openInput(r)
+	if err != nil {
+		return nil, err
+	}
+	return &inlet{
+		File:  f,
+		leave: func() { r.output.stdin.detach(f) },
+		end: func(context.Context) error {
+			c.own.inputEnded(r)
+			return nil
+		},
+	}, nil
 }

@@ -40,7 +40,7 @@ func (c *Container) kill(ctx context.Context, sig syscall.Signal) error {
 	}
 	var err error
 	if c.own == nil {
-		err = c.engine.killForeign(c.id, sig)
+		err = c.killForeign(ctx, sig)
 	} else {
 		err = c.killOwn(ctx, sig)
 	}

@@ -58,7 +58,7 @@ func findDead(r *root) (dead []deadEngine, alive int, err error) {
 // sweepRun empties the run directory's state. The root is locked and no engine
 // lives, so all of it is stale, damaged files and an earlier boot's included.
 func (r *root) sweepRun() error {
-	for _, dir := range []string{string(r.records()), string(r.names())} {
+	for _, dir := range []string{string(r.records()), string(r.names()), r.controlDir()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err
@@ -97,7 +97,7 @@ func (e *Engine) sweep(dead []deadEngine) {
 		return
 	}
 	for id := range gone {
-		err := e.images.Release(imageHolder(id))
+		err := errors.Join(e.images.Release(imageHolder(id)), e.root.removeSocket(id))
 		if err == nil {
 			err = removeEngineDir(e.root.engineDir(id))
 		}

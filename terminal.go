@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -16,17 +15,17 @@ type WindowSize struct {
 
 // Resize tells the terminal of the container's process a new size; the programs
 // in its foreground get SIGWINCH if it differs. Without Config.TTY, and where
-// the container does not run, the error is ErrFailedPrecondition. Only the
-// Engine that created a container can do it; else it is ErrNotImplemented.
+// the container does not run, the error is ErrFailedPrecondition. A terminal of
+// another program's container is resized by that, which has it: see Pause.
 func (c *Container) Resize(ctx context.Context, size WindowSize) error {
 	const op = "resize terminal of container"
-	_, leave, err := c.engine.enter(ctx)
+	ctx, leave, err := c.engine.enter(ctx)
 	if err != nil {
 		return failed(op, c.id, err)
 	}
 	defer leave()
 	if c.own == nil {
-		return failed(op, c.id, fmt.Errorf("container belongs to process %d: %w", c.owner.PID, ErrNotImplemented))
+		return failed(op, c.id, c.ask(ctx, request{Verb: verbResize, Size: &size}))
 	}
 	r, _, err := c.own.running()
 	if err != nil {

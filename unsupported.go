@@ -40,6 +40,13 @@ type (
 	copies struct{}
 )
 
+type control struct{}
+
+func (*control) close()       {}
+func (*Engine) takeRequests() {}
+
+func (*Container) ask(context.Context, request) error { return supported() }
+
 type containerTree struct{ close func() }
 
 func (*Container) openTree(context.Context) (*containerTree, error) { return nil, supported() }
@@ -85,7 +92,7 @@ func (*Engine) waitForeign(context.Context, string, int) (Status, error) {
 	return Status{}, supported()
 }
 
-func (*Engine) killForeign(string, syscall.Signal) error { return supported() }
+func (*Container) killForeign(context.Context, syscall.Signal) error { return supported() }
 
 func (*Engine) follow(context.Context, *EventOptions, eventPosition, func(Event, error) bool) error {
 	return supported()

@@ -27,10 +27,12 @@ type UpdateOptions struct {
 // Errors are those of Create and Start for the limits that result; a limit of
 // memory below what is in use and cannot be freed is ErrFailedPrecondition, as
 // is one of huge pages or RDMA for a running container that had none, where
-// cgroups are v1. Only the Engine that created a container can do it.
+// cgroups are v1. A container of another program is updated by that, in its
+// turn: see Pause.
 func (c *Container) Update(ctx context.Context, u UpdateOptions) error {
 	const op = "update container"
-	return c.inTurn(ctx, op, func(ctx context.Context) error { return c.update(ctx, u.Resources.clone()) })
+	ask := request{Verb: verbUpdate, Resources: &u.Resources}
+	return c.inTurn(ctx, op, &ask, func(ctx context.Context) error { return c.update(ctx, u.Resources.clone()) })
 }
 
 // update is Update in its turn.

@@ -51,15 +51,16 @@ func (c *Container) Pause(ctx context.Context) error {
 		c.mu.Unlock()
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	within, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.pause.on, c.pause.giveUp = true, cancel
 	c.mu.Unlock()
 
 	c.standby.drop(false)
-	if err = c.awaitQuiet(ctx); err == nil {
-		err = c.cgroup.Freeze(ctx)
+	if err = c.awaitQuiet(within); err == nil {
+		err = c.cgroup.Freeze(within)
 	}
+	killed := err != nil && within.Err() != nil && ctx.Err() == nil
 	c.rt.mu.Lock()
 	if c.rt.closed { // it has not seen this pause, maybe
 		err = errors.Join(errClosed, c.cgroup.Thaw())
@@ -68,7 +69,7 @@ func (c *Container) Pause(ctx context.Context) error {
 	c.mu.Lock()
 	c.pause.on, c.pause.giveUp = err == nil, nil
 	c.mu.Unlock()
-	if c.process.ended() {
+	if killed || c.process.ended() {
 		return errNotRunning
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -194,6 +195,34 @@ func TestPauseAndExec(t *testing.T) {
 	}
 	close(stop)
 	work.Wait()
+}
+
+// A container that is killed while it is being paused is not said to be given up
+// by the caller.
+func TestKilledWhilePaused(t *testing.T) {
+	r := openTest(t)
+	for range 10 {
+		c, _, _ := answering(t, r)
+		entered, err := c.entering() // holds the pause up
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := make(chan error, 1)
+		go func() { result <- c.Pause(t.Context()) }()
+		for !c.paused() {
+			goruntime.Gosched()
+		}
+		if err := c.Signal(t.Context(), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-result; !errors.Is(err, errdefs.ErrFailedPrecondition) {
+			t.Error(err)
+		}
+		entered()
+		if status, err := c.Wait(t.Context()); err != nil || status.Signal != unix.SIGKILL {
+			t.Errorf("%v, %v", status, err)
+		}
+	}
 }
 
 // Before Start there is nothing to pause.

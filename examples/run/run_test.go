@@ -153,6 +153,12 @@ func TestRun(t *testing.T) {
 		{"--device /dev/none IMAGE", "", 125, "", "/dev/none"},
 		{"-v /none/there:/data IMAGE", "", 125, "", "/none/there"},
 		{"-v SHARED IMAGE", "", 125, "", "no target"},
+		{"--pid container:nobody IMAGE", "", 125, "", `"nobody", whose pid namespace`},
+		{"--ipc none IMAGE", "", 125, "", `ipc namespace "none"`},
+		{"--network bridge IMAGE", "", 125, "", `network "bridge"`},
+		{"--userns host IMAGE", "", 125, "", `user namespace "host"`},
+		{"--userns private --pid host IMAGE", "", 125, "", "user namespace"},
+		{"--init IMAGE /probe exit 9", "", 9, "", ""},
 		{"IMAGE /missing", "", 127, "", `exec "/missing"`},
 		{"IMAGE missing", "", 127, "", `exec "missing"`},
 		{"IMAGE /text", "", 126, "", `exec "/text"`},
@@ -178,6 +184,73 @@ func TestRun(t *testing.T) {
 	}
 	if records, err := os.ReadDir(filepath.Join(x.root, "run", "containers")); err != nil || len(records) > 0 {
 		t.Errorf("left behind: %v, %v", records, err)
+	}
+}
+
+// TestNamespaces has each kind as the container's own, the host's, and another
+// container's.
+func TestNamespaces(t *testing.T) {
+	x := newExample(t)
+	ref := x.pushProbe()
+	kinds := []string{"pid", "ipc", "uts", "network", "userns"}
+	host := make([]string, len(kinds))
+	for i, file := range []string{"pid", "ipc", "uts", "net", "user"} {
+		host[i], _ = os.Readlink("/proc/self/ns/" + file)
+	}
+	other := x.command("-i", "--name", "box", ref, "/probe", "namespaces", "stay")
+	stdin, err1 := other.StdinPipe()
+	stdout, err2 := other.StdoutPipe()
+	if err := errors.Join(err1, err2, other.Start()); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	box := strings.Fields(line)
+	if err != nil || len(box) != len(kinds)+1 {
+		t.Fatalf("%q, %v", line, err)
+	}
+	look := func(args ...string) []string {
+		t.Helper()
+		stdout, stderr, code := x.run("", append(args, ref, "/probe", "namespaces")...)
+		seen := strings.Fields(stdout)
+		if code != 0 || len(seen) != len(kinds)+1 {
+			t.Fatalf("%v: %q, %q, %d", args, stdout, stderr, code)
+		}
+		return seen
+	}
+	for _, test := range []struct {
+		flag, whose string
+		is          []string
+	}{
+		{"", "", nil},
+		{"pid", "host", host}, {"ipc", "host", host}, {"uts", "host", host}, {"network", "host", host},
+		{"pid", "container:box", box}, {"ipc", "container:box", box}, {"uts", "container:box", box}, {"network", "container:box", box},
+		{"userns", "private", nil},
+	} {
+		var args []string
+		if test.flag != "" {
+			args = []string{"--" + test.flag, test.whose}
+		}
+		seen := look(args...)
+		for i, kind := range kinds {
+			shared := kind == "userns" && test.flag != "userns" || kind == test.flag && test.is != nil
+			is := host
+			if kind == test.flag && test.is != nil {
+				is = test.is
+			}
+			if (seen[i] == is[i]) != shared || !shared && seen[i] == box[i] {
+				t.Errorf("%v: %s namespace %s, on the host %s, in the other container %s", args, kind, seen[i], host[i], box[i])
+			}
+		}
+		if first := seen[len(kinds)] == "1"; first != (test.flag != "pid") {
+			t.Errorf("%v: process %s", args, seen[len(kinds)])
+		}
+	}
+	if seen := look("--init"); seen[len(kinds)] == "1" {
+		t.Error("under an init it is the first process")
+	}
+	stdin.Close()
+	if err := other.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
