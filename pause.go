@@ -50,6 +50,7 @@ func (c *Container) changePause(ctx context.Context, op string, from, to State, 
 // is undone.
 func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(context.Context, *run) error) error {
 	err := do(ctx, r)
+	goesOn := err == nil && to == StateRunning
 	if err == nil {
 		err = c.become(to, r, pauseChange{State: to})
 		if err != nil && to == StatePaused {
@@ -57,8 +58,11 @@ func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(c
 		}
 	}
 	select {
-	case <-r.done:
-		return notRunning(StateExited) // it has ended meanwhile
+	case <-r.done: // it has ended meanwhile
+		if !goesOn {
+			return notRunning(StateExited)
+		}
+		err = nil
 	default:
 	}
 	if err == nil {
