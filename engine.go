@@ -91,7 +91,7 @@ func (e *Engine) open() {
 	e.holds.spares, e.holds.ids = &e.spares, &e.ids
 	e.ids.path, e.ids.runtime = filepath.Join(r.run, "ids"), e.runtime
 	e.holds.log, e.spares.log = e.log(), e.log()
-	e.spares.dir = filepath.Join(r.engineDir(r.engine), "layers")
+	e.spares.dir, e.spares.idle = filepath.Join(r.engineDir(r.engine), "layers"), idleHold
 	e.drafts.dir, e.drafts.engine = r.records(), r.engine
 	e.events.dir, e.events.engine = r.eventDir(), r.engine
 	e.sweep(dead)

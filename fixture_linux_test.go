@@ -99,6 +99,14 @@ func staticSelf(t testing.TB) []byte {
 	return data
 }
 
+// few is n, or less with -short, where everything takes longer.
+func few(n int) int {
+	if testing.Short() {
+		return max(n/4, 2)
+	}
+	return n
+}
+
 // tarFile is one entry of a test layer.
 type tarFile struct {
 	tar.Header

@@ -465,7 +465,7 @@ func TestDiskFullAtExit(t *testing.T) {
 			}
 			least := size(start(0))
 			tight := 0
-			more := 20
+			more := 40
 			if testing.Short() {
 				more = 90
 			}

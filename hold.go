@@ -93,14 +93,14 @@ func (h *holds) drop(id digest.Digest, x *hold) {
 		return
 	}
 	if x.idle == nil {
-		x.idle = time.AfterFunc(idleHold, func() {
+		x.idle = time.AfterFunc(h.spares.idle, func() {
 			if err := h.free(id, x); err != nil {
 				h.log.Warn("an image that is not used any more cannot be let go of", "image", string(id), "error", err)
 			}
 		})
 		return
 	}
-	x.idle.Reset(idleHold)
+	x.idle.Reset(h.spares.idle)
 }
 
 // free lets go of an image that has no users.

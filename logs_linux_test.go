@@ -207,7 +207,7 @@ func randomOutput(t testing.TB, random *rand.Rand, c *loggedContainer, chunks in
 // All options, alone and together, against a model.
 func TestLogsModel(t *testing.T) {
 	e := testEngine(t)
-	for seed := range uint64(20) {
+	for seed := range uint64(few(8)) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		files := 1 + random.IntN(6)
 		c := newLoggedContainer(t, e, []int64{0, 48 << 10, 200_000, 64 << 20}[seed%4], files)

@@ -97,7 +97,7 @@ func TestOutputBinary(t *testing.T) {
 // What is written first, to whichever stream, is read first.
 func TestOutputOrder(t *testing.T) {
 	e, img := plainImage(t)
-	for i := range 40 {
+	for i := range few(20) {
 		var out bytes.Buffer
 		c := Config{Args: []string{"both"}}
 		if i%2 == 0 {

@@ -101,6 +101,25 @@ func TestPause(t *testing.T) {
 	}
 }
 
+// A container that ends as soon as it goes on has gone on.
+func TestUnpauseToTheEnd(t *testing.T) {
+	e, img := plainImage(t)
+	c := started(t, e, img, Config{Args: []string{"wait"}})
+	awaitLog(t, c, "ready\n")
+	pause(t, c)
+	if err := c.Kill(t.Context(), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	err := c.settlePause(t.Context(), c.own.run, StateRunning, func(ctx context.Context, r *run) error {
+		err := r.container.Resume(ctx)
+		<-r.done
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // A paused container is ended as a running one is.
 func TestPausedEnds(t *testing.T) {
 	grace := time.Duration(0)

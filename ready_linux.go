@@ -377,17 +377,17 @@ func (r *readyRoots) arm(p *writables) {
 	}
 	r.armed = true
 	if r.expiry == nil {
-		r.expiry = time.AfterFunc(idleHold, func() { r.expire(p, time.Now()) })
+		r.expiry = time.AfterFunc(p.idle, func() { r.expire(p, time.Now()) })
 		return
 	}
-	r.expiry.Reset(idleHold)
+	r.expiry.Reset(p.idle)
 }
 
 // expire drops the roots that nobody has taken for a while, all but a few if
 // containers are being started, and keeps no mount of what a container has had
 // for as long: the mount is cheap, compared with such a container's life.
 func (r *readyRoots) expire(p *writables, now time.Time) {
-	old := func(root readyRoot) bool { return now.Sub(root.since) >= idleHold }
+	old := func(root readyRoot) bool { return now.Sub(root.since) >= p.idle }
 	r.mu.Lock()
 	if r.stopped {
 		r.mu.Unlock()
@@ -396,7 +396,7 @@ func (r *readyRoots) expire(p *writables, now time.Time) {
 	r.work.Add(1)
 	defer r.work.Done()
 	n := len(r.roots)
-	if now.Sub(r.started) < idleHold {
+	if now.Sub(r.started) < p.idle {
 		n = max(0, n-maxReady)
 	}
 	for i, root := range r.roots[:n] {

@@ -23,7 +23,7 @@ import (
 // Containers one after the other have the same superblock, up to a bound.
 func TestRootReused(t *testing.T) {
 	needReuse(t)
-	e := testEngine(t)
+	e := patientEngine(t)
 	img := pulled(t, e, nil)
 	_, first := ranIn(t, e, img, Config{}, "exit", "0")
 	if first.mount == nil {

@@ -26,8 +26,9 @@ func supported() error {
 
 type (
 	writables struct {
-		dir string
-		log *slog.Logger
+		dir  string
+		log  *slog.Logger
+		idle time.Duration
 	}
 	writable   struct{ name string }
 	rootAttr   struct{}

@@ -102,7 +102,7 @@ func TestUserNamespace(t *testing.T) {
 // the same ids, and never one that containers without have.
 func TestUserNamespaceReused(t *testing.T) {
 	needReuse(t)
-	e := testEngine(t)
+	e := patientEngine(t)
 	img := pulled(t, e, nil)
 	read := []string{"read", "/proc/self/uid_map"}
 	devices := make(map[string]int64)

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -216,6 +217,7 @@ const maxSpares = 16
 // is, in the background.
 type writables struct {
 	dir   string
+	idle  time.Duration // how long the engine keeps what no container uses
 	log   *slog.Logger
 	probe sync.Once
 	exact bool // set by probe: what exactChanges says of dir

@@ -32,7 +32,7 @@ func benchPageCache(ctx context.Context, b *bench) (_ []Result, err error) {
 	}
 	var grown []float64
 	for range b.rounds(5) {
-		bytes, err := cached(ctx, dir, id, readers)
+		bytes, err := b.cached(ctx, dir, id, readers)
 		if err != nil {
 			return nil, err
 		}
@@ -69,10 +69,10 @@ func (b *bench) bigFile(ctx context.Context, size int) (dir, id string, err erro
 	return dir, imported.ID().String(), nil
 }
 
-// cached tells by how many bytes the page cache has grown five seconds after
+// cached tells by how many bytes the page cache has grown a while (see calm) after
 // all readers have read the file; they live on meanwhile. The engine is a new
 // one, so that nothing is mounted yet.
-func cached(ctx context.Context, dir, id string, readers int) (_ int, err error) {
+func (b *bench) cached(ctx context.Context, dir, id string, readers int) (_ int, err error) {
 	if err := uncache(dir); err != nil {
 		return 0, err
 	}
@@ -114,7 +114,7 @@ func cached(ctx context.Context, dir, id string, readers int) (_ int, err error)
 			return 0, errors.New("a reader has not read the file in a minute")
 		}
 	}
-	if err := pause(ctx, 5*time.Second); err != nil {
+	if err := b.calm(ctx); err != nil {
 		return 0, err
 	}
 	after, err := pageCache()

@@ -127,6 +127,10 @@ func TestBounds(t *testing.T) {
 		n = 5000
 	}
 	for archive := range wideArchives {
+		if archive == "sparse" { // each of which takes five blocks of the disk
+			measure(t, archive, n/5)
+			continue
+		}
 		measure(t, archive, n)
 	}
 }

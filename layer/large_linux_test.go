@@ -245,18 +245,20 @@ func TestNoSuchSize(t *testing.T) {
 	}
 }
 
-// TestLargeDirectory has 100,000 names, of which each is found.
+// TestLargeDirectory has 100,000 names, of which each is found. Where the layer
+// is a directory, it is the machine's file system that has them, and as many as
+// take several calls to list are enough.
 func TestLargeDirectory(t *testing.T) {
-	n := 100_000
-	if testing.Short() {
-		n = 5000
-	}
-	var b bytes.Buffer
-	for i := range n {
-		member{name: fmt.Sprintf("d/%d-%s", i, strings.Repeat("n", i%200)), long: i%200 > 80, time: 1}.append(&b)
-	}
-	b.Write(make([]byte, 1024))
 	for form, s := range bothStores(t) {
+		n := 100_000
+		if testing.Short() || form == "directory" {
+			n = 5000
+		}
+		var b bytes.Buffer
+		for i := range n {
+			member{name: fmt.Sprintf("d/%d-%s", i, strings.Repeat("n", i%200)), long: i%200 > 80, time: 1}.append(&b)
+		}
+		b.Write(make([]byte, 1024))
 		root := mountPath(t, mustAdd(t, s, gzipOf(t, b.Bytes())))
 		entries, err := os.ReadDir(root + "d")
 		if err != nil || len(entries) != n {

@@ -59,8 +59,8 @@ func serve(t *testing.T, deadline time.Duration) *service {
 	}
 	work := t.TempDir()
 	s := &service{t: t, root: filepath.Join(work, "root")}
-	program := build(t, ".", filepath.Join(work, "embed"))
-	ref := push(t, build(t, "./testdata/worker", filepath.Join(work, "worker")))
+	program := build(t, ".")
+	ref := push(t, build(t, "./testdata/worker"))
 	s.command = exec.Command(program, "-root", s.root, "-listen", "127.0.0.1:0", "-deadline", deadline.String(), ref)
 	s.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := s.command.StderrPipe()
@@ -84,17 +84,6 @@ func serve(t *testing.T, deadline time.Duration) *service {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// build gives the path of a static program.
-func build(t *testing.T, source, path string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, source)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", source, err, out)
-	}
-	return path
 }
 
 // push makes an image of the program, and a registry that has it.
@@ -228,6 +217,7 @@ func (s *service) stop() {
 
 // TestAnswers has each kind of program, and what becomes of it.
 func TestAnswers(t *testing.T) {
+	t.Parallel()
 	s := serve(t, 20*time.Second)
 	large := strings.Repeat("x", 1<<20)
 	for _, test := range []struct {
@@ -258,6 +248,7 @@ func TestAnswers(t *testing.T) {
 
 // TestDeadline: one that takes too long is ended, while its neighbours are served.
 func TestDeadline(t *testing.T) {
+	t.Parallel()
 	s := serve(t, 5*time.Second)
 	late := make(chan error, 1)
 	go func() {
@@ -285,6 +276,7 @@ func TestDeadline(t *testing.T) {
 
 // TestClientGoes: with the client, the container goes.
 func TestClientGoes(t *testing.T) {
+	t.Parallel()
 	s := serve(t, time.Hour)
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 1)
@@ -339,6 +331,7 @@ func TestCrowd(t *testing.T) {
 
 // TestShutdown: a request that is there is answered, and then the service ends.
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	s := serve(t, time.Minute)
 	answered := make(chan error, 1)
 	go func() {
@@ -362,7 +355,7 @@ func TestWrk(t *testing.T) {
 	if err != nil {
 		t.Skip("wrk is not installed")
 	}
-	s := serve(t, 30*time.Second)
+	s := serve(t, 10*time.Second)
 	requests := 1000
 	if testing.Short() {
 		requests = 200

@@ -38,7 +38,7 @@ func TestRealImage(t *testing.T) {
 	}
 
 	work := t.TempDir()
-	walker := build(t, "./testdata/walker", filepath.Join(work, "layer", "walker"))
+	walker := build(t, "./testdata/walker")
 	layout := withWalker(t, walker, work)
 	server, err := realimage.Serve(work)
 	if err != nil {
@@ -49,7 +49,7 @@ func TestRealImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := newHost(t, build(t, ".", filepath.Join(work, "run")), ref)
+	host := newHost(t, build(t, "."), ref)
 
 	t.Run("bash", func(t *testing.T) {
 		out := host.run(t, "bash", "-c", `echo "$BASH_VERSION $((6 * 7))"`)
@@ -109,17 +109,6 @@ func TestRealImage(t *testing.T) {
 // outside of the comparison is what a container gets from the kernel and from
 // the engine.
 var outside = []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
-
-// build gives the path of a static program.
-func build(t *testing.T, source, path string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, source)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", source, err, out)
-	}
-	return path
-}
 
 // withWalker gives a layout of the real image with one more layer, which
 // holds the walker at /walker.

@@ -45,7 +45,7 @@ func newExample(t *testing.T) *example {
 	work := t.TempDir()
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(server.Close)
-	return &example{t, build(t, ".", filepath.Join(work, "run")), filepath.Join(work, "root"), strings.TrimPrefix(server.URL, "http://")}
+	return &example{t, build(t, "."), filepath.Join(work, "root"), strings.TrimPrefix(server.URL, "http://")}
 }
 
 // push makes an image of one layer, without an entrypoint.
@@ -100,7 +100,7 @@ func (x *example) push(repository string, command []string, files ...*tar.Header
 // pushProbe pushes an image of the probe, with "/probe exit 7" as its command.
 func (x *example) pushProbe() (ref string) {
 	x.t.Helper()
-	probe := build(x.t, "./testdata/probe", filepath.Join(x.t.TempDir(), "probe"))
+	probe := build(x.t, "./testdata/probe")
 	return x.push("probe", []string{"/probe", "exit", "7"},
 		&tar.Header{Typeflag: tar.TypeReg, Name: "probe", Mode: 0o755, Linkname: probe},
 		&tar.Header{Typeflag: tar.TypeReg, Name: "text", Mode: 0o644, Linkname: "testdata/probe/main.go"})

@@ -222,7 +222,7 @@ func TestLinkedModules(t *testing.T) {
 func TestSize(t *testing.T) {
 	list(t, "./examples/run") // skips where there is no go command
 	path := filepath.Join(t.TempDir(), "run")
-	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-trimpath", "-o", path, "./examples/run")
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./examples/run")
 	cmd.Dir = filepath.Join("..", "..")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -3,9 +3,10 @@
 // neither privileges nor virtualization, and sees cgroup v2 and 6.1 also from a
 // machine that has neither.
 //
-//	go run ./internal/kernels [-arch amd64,arm64] [-kernel 6.1] [-run REGEXP] [-v] [packages...]
+//	go run ./internal/kernels [-arch amd64,arm64] [-kernel 6.1] [-run REGEXP] [-v] [packages[=REGEXP]...]
 //
-// Without packages it takes all of the module that have tests. It compiles each
+// Without packages it takes all of the module that have tests; with a regular
+// expression behind a package, only those of its tests. It compiles each
 // package's tests, boots one machine for each kernel and architecture, and runs
 // them one after the other with -test.short, in a directory that has the
 // package's testdata, with TMPDIR on ext4 and busybox in PATH. There is no go

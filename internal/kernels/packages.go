@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,8 +26,10 @@ const (
 	room   = module + "/internal/kernels"
 )
 
-// goPackage is what `go list -json` says of a package.
+// goPackage is what `go list -json` says of a package, and which tests of it
+// are to run, or all.
 type goPackage struct {
+	only         string
 	ImportPath   string
 	Dir          string
 	TestGoFiles  []string
@@ -34,13 +37,41 @@ type goPackage struct {
 }
 
 // listTests gives the packages that match patterns and have tests on Linux,
-// this program's own left out unless a pattern names them.
+// this program's own left out unless a pattern names them. A pattern may have a
+// "=" and a regular expression for the names of tests behind it.
 func listTests(ctx context.Context, a arch, patterns []string) ([]goPackage, error) {
-	args := []string{"list", "-e", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}
 	own := len(patterns) > 0
 	if !own {
 		patterns = []string{module + "/..."}
 	}
+	var all []string
+	var some []goPackage
+	for _, pattern := range patterns {
+		pattern, only, found := strings.Cut(pattern, "=")
+		if !found {
+			all = append(all, pattern)
+			continue
+		}
+		list, err := listPackages(ctx, a, own, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			list[i].only = only
+		}
+		some = append(some, list...)
+	}
+	if len(all) == 0 {
+		return some, nil
+	}
+	list, err := listPackages(ctx, a, own, all...)
+	return append(list, some...), err
+}
+
+// listPackages gives those that match patterns and have tests, and also this
+// program's own if asked to.
+func listPackages(ctx context.Context, a arch, own bool, patterns ...string) ([]goPackage, error) {
+	args := []string{"list", "-e", "-json=ImportPath,Dir,TestGoFiles,XTestGoFiles"}
 	text, err := output(goCommand(ctx, a, append(args, patterns...)...))
 	if err != nil {
 		return nil, err
@@ -100,7 +131,7 @@ func buildPayload(ctx context.Context, a arch, packages []goPackage, args []stri
 					return err
 				}
 			}
-			_, failures[i] = output(goCommand(ctx, a, "test", "-c", "-vet=off", "-o", filepath.Join(own, job.Binary), pkg.ImportPath))
+			_, failures[i] = output(goCommand(ctx, a, "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", filepath.Join(own, job.Binary), pkg.ImportPath))
 			return nil
 		})
 	}
@@ -112,7 +143,11 @@ func buildPayload(ctx context.Context, a arch, packages []goPackage, args []stri
 			p.broken = append(p.broken, result{pkg: pkg.ImportPath, code: 1, output: err.Error() + "\n"})
 			continue
 		}
-		p.tests = append(p.tests, job.Test{Package: pkg.ImportPath, Dir: strconv.Itoa(i), Args: args})
+		t := job.Test{Package: pkg.ImportPath, Dir: strconv.Itoa(i), Args: args}
+		if pkg.only != "" {
+			t.Args = append(slices.Clone(args), "-test.run="+pkg.only) // the last one counts
+		}
+		p.tests = append(p.tests, t)
 	}
 	return p, ctx.Err()
 }

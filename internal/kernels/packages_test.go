@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,8 +33,9 @@ func TestListTests(t *testing.T) {
 			t.Errorf("%s has no tests", p.ImportPath)
 		}
 	}
-	list, err = listTests(t.Context(), arches[1], []string{"./init", "./job"})
-	if err != nil || len(list) != 1 || list[0].ImportPath != room+"/init" {
+	list, err = listTests(t.Context(), arches[1], []string{"./init=^TestA$|=", "./job", "./testdata/sample"})
+	if err != nil || len(list) != 2 || list[0].ImportPath != room+"/testdata/sample" || list[0].only != "" ||
+		list[1].ImportPath != room+"/init" || list[1].only != "^TestA$|=" {
 		t.Errorf("%+v, %v", list, err)
 	}
 }
@@ -44,6 +46,7 @@ func TestBuildPayload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	packages[1].only = "^TestB$"
 	dir := t.TempDir()
 	load, err := buildPayload(t.Context(), arches[1], packages, []string{"-x"}, dir)
 	if err != nil {
@@ -52,7 +55,7 @@ func TestBuildPayload(t *testing.T) {
 	if len(load.broken) != 1 || load.broken[0].ok() || !strings.HasSuffix(load.broken[0].pkg, "/nobuild") {
 		t.Errorf("broken: %+v", load.broken)
 	}
-	if len(load.tests) != 1 || load.tests[0].Dir != "1" || load.tests[0].Args[0] != "-x" {
+	if len(load.tests) != 1 || load.tests[0].Dir != "1" || !slices.Equal(load.tests[0].Args, []string{"-x", "-test.run=^TestB$"}) {
 		t.Fatalf("tests: %+v", load.tests)
 	}
 	for _, name := range []string{job.Binary, "testdata/greeting"} {
