@@ -58,8 +58,8 @@
 // several programs on one root, at once. Names are claimed atomically. Close
 // ends what else goes on. Containers of other programs can be looked up,
 // listed, inspected, measured, waited for, killed, stopped, renamed and removed,
-// their logs read, their namespaces joined, and while they run, files copied to
-// and from them, and more processes run in them; only their own program starts,
+// their logs read, files copied to and from them, their namespaces joined, and
+// while they run, more processes run in them; only their own program starts,
 // pauses and updates them. What a program has run in another's container ends
 // with either.
 //

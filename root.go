@@ -27,6 +27,7 @@ import (
 //	RUN/containers/ID        records
 //	RUN/names/NAME           claims of names
 //	RUN/ids                  whose lock of a byte is a claim of user ids
+//	RUN/claims               and of one here, of a container's writable layer
 //	RUN/events/N             events
 //	RUN/runtime              package runtime
 type root struct {

@@ -38,7 +38,18 @@ type (
 		runtime func() (*runtime.Runtime, error)
 	}
 	copies struct{}
+	claims struct{ path string }
+	claim  struct{}
 )
+
+func newClaim(*claims, string) *claim { return new(claim) }
+
+func (*claims) close() error { return nil }
+
+func (*claim) hold()         {}
+func (*claim) release()      {}
+func (*claim) started()      {}
+func (*claim) ending() error { return nil }
 
 type containerTree struct{ close func() }
 
