@@ -403,6 +403,36 @@ func TestRemoveUnderForeignCopy(t *testing.T) {
 	}
 }
 
+// A container that another program has copied into, and that was never started,
+// leaves no writable layer when it is removed.
+func TestDonatedLayerRemoved(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(t.TempDir(), "root")
+	e, second := testEngine(t, root), testEngine(t, root)
+	img := pulled(t, e, nil)
+	for _, foreign := range []bool{false, true} {
+		c := create(t, e, img, Config{Args: []string{"exit", "0"}})
+		theirs := foreignTo(t, c, second)[0]
+		if err := copyBoth(t.Context(), theirs, "x"); err != nil {
+			t.Fatal(err)
+		}
+		layer := e.layerOf(e.root.engine, c.ID())
+		if _, err := os.Stat(layer.dir); err != nil {
+			t.Fatal(err)
+		}
+		if foreign {
+			c = theirs
+		}
+		if err := c.Remove(t.Context(), RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		e.spares.settle()
+		if _, err := os.Stat(layer.dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("foreign %v: %v", foreign, err)
+		}
+	}
+}
+
 // A program that is killed while it makes a container's first writable layer
 // leaves nothing that another one takes for it.
 func TestHalfMadeLayer(t *testing.T) {

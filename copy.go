@@ -83,8 +83,9 @@ func (c *Container) StatPath(ctx context.Context, path string) (PathInfo, error)
 //
 // A path that is not there gives ErrNotFound, and nothing is written. After
 // another error, of the context or of w too, the archive has no end marker. A w
-// that blocks keeps nobody else waiting, but on Linux before 6.15 a Start of the
-// same container. Needs the same privileges as Start.
+// that blocks keeps nobody else waiting, but on Linux before 6.15, or where the
+// copy began while it ran, the next Start of the same container. Needs the same
+// privileges as Start.
 //
 // The files of another program's container that does not run are that one's who
 // copies, as two overlays must not have one writable layer: Start, and copies by

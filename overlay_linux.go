@@ -78,6 +78,9 @@ func (c *Container) borrow(ctx context.Context, lowers []runtime.Lower) (got loa
 func (c *Container) donated() (*writable, error) {
 	e := c.engine
 	w := e.layerOf(e.root.engine, c.id)
+	if c.own.ran() { // and has given up its own
+		return nil, nil
+	}
 	if _, err := os.Lstat(w.dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -87,6 +90,26 @@ func (c *Container) donated() (*writable, error) {
 	}
 	c.own.exposed.Store(true)
 	return w, nil
+}
+
+// adopt takes over such a layer of a container that is being removed.
+func (c *Container) adopt(r *record) {
+	o := c.own
+	if r.Layer != c.id || o.ran() {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.layer == nil {
+		o.layer = c.engine.layerOf(c.engine.root.engine, c.id)
+	}
+}
+
+// ran tells whether there ever was a run.
+func (o *own) ran() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.runs > 0
 }
 
 // layerOf is a writable layer of an engine's by its name. One that another
