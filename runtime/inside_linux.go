@@ -77,7 +77,9 @@ func cloneFrom(dir int, path string, flags uint) (*os.File, error) {
 
 // onThread calls f on a thread that ends with it, so that it may change what a
 // thread cannot change back. The process's first thread would not end, and
-// /proc/PID shows its namespaces: it is not taken.
+// /proc/PID shows its namespaces: it is not taken. A mount namespace that f has
+// gone to is left when onThread returns: the thread may take its time to end, and
+// would keep mounted what others take for unmounted.
 func onThread(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -87,6 +89,12 @@ func onThread(f func()) {
 			onThread(f)
 			goruntime.UnlockOSThread()
 			return
+		}
+		home, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			defer unix.Close(home)
+			// It fails where f has gone nowhere, with its directories shared still.
+			defer func() { _ = unix.Setns(home, unix.CLONE_NEWNS) }()
 		}
 		f()
 	}()
