@@ -38,6 +38,7 @@ type own struct {
 	log          *logFile      // nil: none is kept
 	turn         chan struct{} // holds a value while Start, Pause, Unpause, Update or Remove is at work
 	exposed      atomic.Bool   // see confined
+	claim        *claim        // keeps other programs from mounting its overlay
 
 	changing sync.Mutex // held by become
 
@@ -106,6 +107,7 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		turn:    make(chan struct{}, 1),
 		state:   StateCreated,
 		changed: make(chan struct{}),
+		claim:   newClaim(&e.claims, id),
 	}
 	o.config.Mounts = slices.Clone(c.Mounts) // the caller may change his
 	o.config.Resources = c.Resources.clone()
@@ -253,10 +255,18 @@ func (c *Container) become(state State, r *run, change any) error {
 	if !begins && !from.live() {
 		return notRunning(from)
 	}
+	var claimed error
+	if state == StateExited {
+		claimed = o.claim.ending()
+	}
 	err := c.engine.root.records().change(c.id, change)
 	if err != nil && state != StateExited { // the end is no matter of what can be written
 		return err
 	}
+	if begins {
+		o.claim.started()
+	}
+	err = errors.Join(claimed, err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.state = state

@@ -37,7 +37,8 @@ type CopyToOptions struct {
 	// directory, or a directory in the place of something else.
 	NoOverwriteDirNonDir bool
 	// CopyUIDGID gives what is copied to the container's user and group, if its
-	// Config or image names them. Else it belongs to those of the archive.
+	// Config or image names them. Else it belongs to those of the archive. Both
+	// are ids of the container's.
 	CopyUIDGID bool
 }
 
@@ -65,13 +66,16 @@ func (c *Container) StatPath(ctx context.Context, path string) (PathInfo, error)
 // alone. It goes on running; what it changes meanwhile is copied as it is found:
 // a file that shrinks is filled up with zeros, one that is gone is left out. Of
 // a container that does not run, it is the image with the writable layer over
-// it, without the container's Mounts. Only the Engine that created it can copy
-// that; else the error is ErrNotImplemented.
+// it, and of its Mounts the binds, as with docker cp: where a tmpfs is to be,
+// what is below it shows. A bind whose source is not there fails the copy, as it
+// would a start, with ErrInvalidArgument.
 //
 // The archive has hard links, devices, FIFOs, owners by number, times in
 // nanoseconds, the extended attributes that Docker's images can have, and the
 // holes of large files; sockets are left out. Its format is POSIX's with PAX
-// records, as archive/tar and GNU tar read it.
+// records, as archive/tar and GNU tar read it. Ids are those that the container
+// sees. With a user namespace, what has none in there belongs to 65534, and file
+// capabilities and ACLs are as the kernel shows them inside.
 //
 // No path is resolved outside of the container, whatever its processes rename
 // and link meanwhile (CVE-2018-15664), none of its programs or libraries is run
@@ -79,8 +83,17 @@ func (c *Container) StatPath(ctx context.Context, path string) (PathInfo, error)
 //
 // A path that is not there gives ErrNotFound, and nothing is written. After
 // another error, of the context or of w too, the archive has no end marker. A w
-// that blocks keeps nobody else waiting, but on Linux before 6.15 a Start of the
-// same container. Needs the same privileges as Start.
+// that blocks keeps nobody else waiting, but on Linux before 6.15, or where the
+// copy began while it ran, the next Start of the same container. Needs the same
+// privileges as Start.
+//
+// The files of another program's container that does not run are that one's who
+// copies, as two overlays must not have one writable layer: Start, and copies by
+// further programs, wait until it is done, and a copy waits for those of others;
+// after a run that is a second at most. Start also waits for what others still
+// copy of the run before. All waits end with their contexts. A program that has
+// ended leaves nothing to be copied: ErrFailedPrecondition, or ErrNotFound once
+// its containers are swept.
 func (c *Container) CopyFrom(ctx context.Context, path string, w io.Writer, o CopyFromOptions) error {
 	const op = "copy from container"
 	t, err := c.openTree(ctx)
@@ -103,13 +116,16 @@ func (c *Container) CopyFrom(ctx context.Context, path string, w io.Writer, o Co
 //
 // A running container sees what is copied at once, in its binds and tmpfs too.
 // For one that was created, its writable layer is made, which its start uses.
-// Whose containers it can be is as with CopyFrom, and so is what keeps the copy
-// inside.
+// What a container that does not run shows of its Mounts, who waits for whom, and
+// what keeps the copy inside is as with CopyFrom.
 //
-// The archive may be of every kind that archive/tar reads, not compressed. A
-// directory that is not there gives ErrNotFound, one that is none, as well as a
-// stream that is no whole archive, ErrInvalidArgument, a read-only place
-// ErrPermissionDenied. After an error, what has been extracted stays.
+// The archive may be of every kind that archive/tar reads, not compressed. Its
+// ids are those of the container: with a user namespace, one that it does not
+// have, of an owner, in an ACL, or of the root of a file capability, gives
+// ErrInvalidArgument. A directory that is not there gives ErrNotFound, one that
+// is none, as well as a stream that is no whole archive, ErrInvalidArgument, a
+// read-only place ErrPermissionDenied: a Mount, or with Security.ReadOnlyRoot all
+// else, whether it runs or not. After an error, what has been extracted stays.
 func (c *Container) CopyTo(ctx context.Context, dir string, r io.Reader, o CopyToOptions) error {
 	const op = "copy to container"
 	t, err := c.openTree(ctx)

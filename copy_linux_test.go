@@ -310,13 +310,20 @@ func TestCopyOfOtherPrograms(t *testing.T) {
 	if _, err := c.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.CopyFrom(t.Context(), "/data", io.Discard, CopyFromOptions{}); !errors.Is(err, ErrNotImplemented) {
-		t.Errorf("exited: %v", err)
+	if got := copiedFrom(t, c, "/data/given"); got["given"] != "by another program" {
+		t.Errorf("exited: %q", got)
+	}
+	copyTo(t, c, "/data", file("given", "once more"))
+	if got := copiedFrom(t, c, "/data/given"); got["given"] != "once more" {
+		t.Errorf("exited: %q", got)
 	}
 	if r, err := e.root.records().read(other.id); err != nil || !r.Exposed {
 		t.Errorf("its owner may give its root to another: %+v, %v", r, err)
 	}
 	other.kill()
+	if _, err := c.StatPath(t.Context(), "/"); !errors.Is(err, ErrFailedPrecondition) {
+		t.Errorf("its program is no more: %v", err)
+	}
 	testEngine(t, root) // sweeps what it has left
 }
 
@@ -348,9 +355,14 @@ func TestCopiedRootIsNotGivenOn(t *testing.T) {
 // archive is a number here, and nothing of the container is run, so that a
 // change of the copier's own surroundings would show.
 func TestCVE_2019_14271(t *testing.T) {
+	t.Run("host's ids", func(t *testing.T) { testCVE_2019_14271(t, Security{}) })
+	t.Run("user namespace", func(t *testing.T) { testCVE_2019_14271(t, private) })
+}
+
+func testCVE_2019_14271(t *testing.T, security Security) {
 	e, img := plainImage(t)
 	prog := file("prog", "not a program")
-	c := create(t, e, img, Config{Args: []string{"exit", "0"}})
+	c := create(t, e, img, Config{Args: []string{"exit", "0"}, Security: security})
 	copyTo(t, c, "/", prog,
 		file("etc/nsswitch.conf", "passwd: evil\n"),
 		file("lib/libnss_evil.so.2", "not a library"),
@@ -382,6 +394,11 @@ func TestCVE_2019_14271(t *testing.T) {
 // host keeps something, seen from the container's root directory on the host,
 // and from "/".
 func TestCVE_2018_15664(t *testing.T) {
+	t.Run("host's ids", func(t *testing.T) { testCVE_2018_15664(t, Security{}) })
+	t.Run("user namespace", func(t *testing.T) { testCVE_2018_15664(t, private) })
+}
+
+func testCVE_2018_15664(t *testing.T, security Security) {
 	e, img := plainImage(t)
 	host := filepath.Join(t.TempDir(), "dir")
 	if err := os.Mkdir(host, 0o755); err != nil {
@@ -390,7 +407,7 @@ func TestCVE_2018_15664(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(host, "secret"), []byte("host's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := create(t, e, img, Config{Args: []string{"swap", "/swap/dir", "/swap/link"}})
+	c := create(t, e, img, Config{Args: []string{"swap", "/swap/dir", "/swap/link"}, Security: security})
 	link := tarFile{Header: tar.Header{Name: "swap/link", Linkname: host, Typeflag: tar.TypeSymlink}}
 	copyTo(t, c, "/", file("swap/dir/secret", "container's"), link)
 	if err := c.Start(t.Context()); err != nil {

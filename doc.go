@@ -58,12 +58,12 @@
 // several programs on one root, at once. Names are claimed atomically. Close
 // ends what else goes on. Containers of other programs can be looked up,
 // listed, inspected, measured, waited for, killed, stopped, renamed and removed,
-// their logs read, their namespaces joined, and while they run, files copied to
-// and from them, and more processes run in them. Their program need not take
-// part in that; but it does in their being paused, updated, resized and given
-// input, for which it is asked through a socket in the run directory. Only a
-// container's own program starts it. What a program has run in another's
-// container ends with either.
+// their logs read, files copied to and from them, their namespaces joined, and
+// while they run, more processes run in them. Their program need not take part in
+// that; but it does in their being paused, updated, resized and given input, for
+// which it is asked through a socket in the run directory. Only a container's own
+// program starts it. What a program has run in another's container ends with
+// either.
 //
 // The program may run processes of its own, wait for any child (Wait4 with -1),
 // and change its signal handling: the engine's processes are no children that

@@ -27,6 +27,7 @@ type Engine struct {
 	holds  holds
 	spares writables
 	ids    idRanges
+	claims claims
 	events eventLog
 	drafts drafts
 
@@ -90,6 +91,7 @@ func (e *Engine) open() {
 	e.holds.bottom = runtime.Lower{Path: r.skeleton()}
 	e.holds.spares, e.holds.ids = &e.spares, &e.ids
 	e.ids.path, e.ids.runtime = filepath.Join(r.run, "ids"), e.runtime
+	e.claims.path = filepath.Join(r.run, "claims")
 	e.holds.log, e.spares.log = e.log(), e.log()
 	e.spares.dir, e.spares.idle = filepath.Join(r.engineDir(r.engine), "layers"), idleHold
 	e.drafts.dir, e.drafts.engine = r.records(), r.engine
@@ -195,6 +197,6 @@ func (e *Engine) Close() error {
 	if e.rt != nil {
 		errs = append(errs, e.rt.Close())
 	}
-	errs = append(errs, e.holds.freeIdle(), e.ids.close(), e.layers.Close(), e.root.close())
+	errs = append(errs, e.holds.freeIdle(), e.ids.close(), e.claims.close(), e.layers.Close(), e.root.close())
 	return failed("close engine", "", errors.Join(errs...))
 }

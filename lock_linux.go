@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,38 @@ func tryLockByte(f *os.File, n int64) (behind int64, err error) {
 			return max(lock.Start+lock.Len, n+1), nil
 		}
 	}
+}
+
+// tryByte locks a byte for reading or for writing (F_RDLCK, F_WRLCK), also if the
+// same open file description has it for the other. false: others do not allow it.
+func tryByte(f *os.File, n int64, kind int16) (bool, error) {
+	err := ofd(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: n, Len: 1})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return true, nil
+}
+
+// byteLocked tells whether another open file description has a byte locked for
+// writing.
+func byteLocked(f *os.File, n int64) (bool, error) {
+	lock := unix.Flock_t{Type: unix.F_RDLCK, Start: n, Len: 1}
+	if err := ofd(f, unix.F_OFD_GETLK, &lock); err != nil {
+		return false, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return lock.Type != unix.F_UNLCK, nil
+}
+
+// waitByte is tryByte that waits.
+func waitByte(f *os.File, n int64, kind int16) error {
+	err := ofd(f, unix.F_OFD_SETLKW, &unix.Flock_t{Type: kind, Start: n, Len: 1})
+	if err != nil {
+		err = fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return err
 }
 
 func unlockByte(f *os.File, n int64) error {

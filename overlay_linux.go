@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 
@@ -24,20 +25,11 @@ func (c *Container) rootfs(ctx context.Context, r *run) (runtime.Rootfs, *runtim
 	if err != nil {
 		return runtime.Rootfs{}, nil, err
 	}
-	if m, err := o.copied(ctx); m != nil || err != nil {
+	if m, ids, err := o.copied(ctx, &c.engine.ids); m != nil || err != nil {
+		r.ids = ids
 		return runtime.Rootfs{Mount: m}, nil, err
 	}
-	o.mu.Lock()
-	w := o.layer
-	o.mu.Unlock()
-	got := loan{layer: w}
-	if w == nil {
-		got, err = o.ready().take(&c.engine.spares, o.hold.root, lowers)
-	} else if kept, ok := o.ready().again(w); ok {
-		got = kept
-	} else if err = w.ready(); err == nil && o.config.Security.UserNamespace == UserNamespacePrivate {
-		got.ids, err = c.engine.ids.take()
-	}
+	got, err := c.borrow(ctx, lowers)
 	if err != nil {
 		return runtime.Rootfs{}, nil, err
 	}
@@ -50,6 +42,81 @@ func (c *Container) rootfs(ctx context.Context, r *run) (runtime.Rootfs, *runtim
 		rootfs.Overlay, rootfs.IDMap = got.layer.overlay(lowers), got.ids != nil
 	}
 	return rootfs, got.user, nil
+}
+
+// borrow gives a container the root filesystem that it had last, or its first.
+func (c *Container) borrow(ctx context.Context, lowers []runtime.Lower) (got loan, err error) {
+	o := c.own
+	o.mu.Lock()
+	w := o.layer
+	o.mu.Unlock()
+	if w != nil {
+		if got, ok := o.ready().again(w); ok {
+			return got, nil
+		}
+	}
+	if err := o.claim.mountAnew(ctx); err != nil {
+		return loan{}, err
+	}
+	if w == nil {
+		if w, err = c.donated(); w == nil || err != nil {
+			if err == nil {
+				got, err = o.ready().take(&c.engine.spares, o.hold.root, lowers, o.claim)
+			}
+			return got, err
+		}
+	}
+	got.layer = w
+	if err = w.ready(); err == nil && o.config.Security.UserNamespace == UserNamespacePrivate {
+		got.ids, err = c.engine.ids.take()
+	}
+	return got, err
+}
+
+// donated is the writable layer that another program has made for a container
+// that had none, or nil.
+func (c *Container) donated() (*writable, error) {
+	e := c.engine
+	w := e.layerOf(e.root.engine, c.id)
+	if c.own.ran() { // and has given up its own
+		return nil, nil
+	}
+	if _, err := os.Lstat(w.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	r, err := e.root.records().read(c.id)
+	if err != nil || r.Layer != w.name { // it was about to be made
+		return nil, err
+	}
+	c.own.exposed.Store(true)
+	return w, nil
+}
+
+// adopt takes over such a layer of a container that is being removed.
+func (c *Container) adopt(r *record) {
+	o := c.own
+	if r.Layer != c.id || o.ran() {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.layer == nil {
+		o.layer = c.engine.layerOf(c.engine.root.engine, c.id)
+	}
+}
+
+// ran tells whether there ever was a run.
+func (o *own) ran() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.runs > 0
+}
+
+// layerOf is a writable layer of an engine's by its name. One that another
+// program makes for a container has the container's ID, which is longer than what
+// the owner counts up to.
+func (e *Engine) layerOf(owner, name string) *writable {
+	return &writable{name: name, dir: e.root.layerDir(owner, name)}
 }
 
 // ready are the root filesystems that suit the container.

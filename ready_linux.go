@@ -50,6 +50,7 @@ type readyRoot struct {
 	mount *os.File
 	ids   *idRange               // nil: the host's own
 	user  *runtime.UserNamespace // of ids, for the next container; nil: to be made
+	claim *claim                 // of the container that has it, if it is lent
 	loans int                    // how many containers have had it
 	since time.Time              // when it was made, lent or given back
 }
@@ -86,14 +87,14 @@ var cloneMount = runtime.CloneMount
 func (r *readyRoots) mapBy(ranges *idRanges) { r.ranges = ranges }
 
 // take gives a container a root filesystem, one that is ready or a new one.
-func (r *readyRoots) take(p *writables, attr rootAttr, lowers []runtime.Lower) (loan, error) {
+func (r *readyRoots) take(p *writables, attr rootAttr, lowers []runtime.Lower, claim *claim) (loan, error) {
 	for {
 		root, ok := r.pop()
 		if !ok {
 			break
 		}
 		if root.sound() {
-			return r.lend(p, root), nil
+			return r.lend(p, root, claim), nil
 		}
 		r.drop(p, root)
 	}
@@ -109,7 +110,7 @@ func (r *readyRoots) take(p *writables, attr rootAttr, lowers []runtime.Lower) (
 	if err != nil {
 		return loan{root.layer, nil, root.ids, root.user}, nil
 	}
-	return r.lend(p, root), nil
+	return r.lend(p, root, claim), nil
 }
 
 // pop takes the last root that lacks nothing, or the last one.
@@ -135,7 +136,7 @@ func (r *readyRoots) lacksUser(root *readyRoot) bool { return r.ranges != nil &&
 
 // lend gives a container a clone of a root, or the root itself, not to come
 // back.
-func (r *readyRoots) lend(p *writables, root readyRoot) loan {
+func (r *readyRoots) lend(p *writables, root readyRoot, claim *claim) loan {
 	l := loan{root.layer, root.mount, root.ids, root.user}
 	if root.layer.given.changed == (unix.Timespec{}) { // whether it is left blank would not be known for sure
 		return l
@@ -155,6 +156,8 @@ func (r *readyRoots) lend(p *writables, root readyRoot) loan {
 		return l
 	}
 	r.ranges.share(root.ids)
+	root.claim = claim
+	claim.hold()
 	r.lent = append(r.lent, root)
 	r.arm(p)
 	return l
@@ -177,10 +180,16 @@ func (r *readyRoots) again(w *writable) (loan, bool) {
 			return loan{w, clone, r.ranges.share(root.ids), nil}, true
 		}
 	}
-	root.mount.Close()
-	r.ranges.release(root.ids)
+	r.unlend(root)
 	r.lent = slices.Delete(r.lent, i, i+1)
 	return loan{}, false
+}
+
+// unlend gives up the mount of a root that a container has.
+func (r *readyRoots) unlend(root *readyRoot) {
+	root.mount.Close()
+	root.claim.release()
+	r.ranges.release(root.ids)
 }
 
 // lentTo finds a container's root by its writable layer; r.mu is held.
@@ -201,6 +210,8 @@ func (r *readyRoots) back(p *writables, w *writable) {
 	root := r.lent[i]
 	r.lent = slices.Delete(r.lent, i, i+1)
 	r.mu.Unlock()
+	root.claim.release() // of a container that nobody finds any more
+	root.claim = nil
 	w.spent = w.spent || root.loans >= maxLoans || !w.blank(root.mount)
 	if w.spent || !r.put(p, root) {
 		w.mount = root.mount
@@ -411,8 +422,7 @@ func (r *readyRoots) expire(p *writables, now time.Time) {
 		if !old(root) {
 			return false
 		}
-		root.mount.Close()
-		r.ranges.release(root.ids)
+		r.unlend(&root)
 		return true
 	})
 	r.armed = false
@@ -441,8 +451,7 @@ func (r *readyRoots) stop(p *writables) {
 	for _, root := range roots {
 		r.drop(p, root)
 	}
-	for _, root := range lent {
-		root.mount.Close()
-		r.ranges.release(root.ids)
+	for i := range lent {
+		r.unlend(&lent[i])
 	}
 }

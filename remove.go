@@ -68,6 +68,7 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 		if r.Exposed { // by another program
 			o.exposed.Store(true)
 		}
+		c.adopt(r)
 		return nil
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {

@@ -28,6 +28,7 @@ import (
 //	RUN/names/NAME           claims of names
 //	RUN/control/E            socket of engine E, see control
 //	RUN/ids                  whose lock of a byte is a claim of user ids
+//	RUN/claims               and of one here, of a container's writable layer
 //	RUN/events/N             events
 //	RUN/runtime              package runtime
 type root struct {

@@ -17,6 +17,7 @@ import (
 //
 // The context bounds the call alone: its end after Start has returned means
 // nothing to the container. Only the Engine that created a container starts it.
+// It waits for copies that other programs are making, see CopyFrom.
 func (c *Container) Start(ctx context.Context) error {
 	const op = "start container"
 	return c.inTurn(ctx, op, nil, c.start)
@@ -52,10 +53,12 @@ func (c *Container) start(ctx context.Context) error {
 		return err
 	}
 	r := newRun(o.runs + 1)
+	o.claim.hold()
 	defer func() {
 		if r.container == nil {
 			r.output.drop()
 			c.engine.ids.release(r.ids)
+			o.claim.release()
 		}
 	}()
 	if err := r.output.connect(&o.config, o.log, r.number); err != nil {
@@ -102,6 +105,7 @@ func (c *Container) started(r *run, since, until int64) error {
 		// a container that nobody can find must not run.
 		err = errors.Join(err, r.container.Delete(context.Background()))
 		c.engine.ids.release(r.ids)
+		o.claim.release()
 		r.force()
 		_, _ = r.output.wait(0, r.forced)
 		return err
@@ -150,6 +154,7 @@ func (c *Container) finish(r *run) {
 		o.mu.Unlock()
 	} else {
 		c.engine.ids.release(r.ids)
+		c.own.claim.release()
 	}
 	close(r.released)
 }

@@ -39,6 +39,8 @@ type (
 		runtime func() (*runtime.Runtime, error)
 	}
 	copies struct{}
+	claims struct{ path string }
+	claim  struct{}
 )
 
 type control struct{}
@@ -47,6 +49,15 @@ func (*control) close()       {}
 func (*Engine) takeRequests() {}
 
 func (*Container) ask(context.Context, request) error { return supported() }
+
+func newClaim(*claims, string) *claim { return new(claim) }
+
+func (*claims) close() error { return nil }
+
+func (*claim) hold()         {}
+func (*claim) release()      {}
+func (*claim) started()      {}
+func (*claim) ending() error { return nil }
 
 type containerTree struct{ close func() }
 
@@ -68,6 +79,7 @@ func (*readyRoots) mapBy(*idRanges)          {}
 func (*idRange) apply(*specs.Spec)           {}
 func (*idRanges) release(*idRange)           {}
 func (*idRanges) close() error               { return nil }
+func (*Container) adopt(*record)             {}
 func (*Container) readyNext()                {}
 func (*Container) giveLayer(*writable, bool) {}
 

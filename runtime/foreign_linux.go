@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -74,7 +75,10 @@ func (r *Runtime) foreign(f *Foreign) (_ *Container, err error) {
 		c.unified, err = r.inUnified(c)
 	}
 	if err == nil && c.ns&unix.CLONE_NEWUSER != 0 {
-		c.ids, err = c.process.idMap()
+		c.ids = new(idMap)
+		if c.ids.uids, c.ids.gids, err = IDMappings(c.process.pidfd); errors.Is(err, errProcessGone) {
+			err = errNotRunning
+		}
 	}
 	if err != nil {
 		c.letGo()
@@ -83,23 +87,24 @@ func (r *Runtime) foreign(f *Foreign) (_ *Container, err error) {
 	return c, nil
 }
 
-// idMap reads the id maps of a process.
-func (p *Process) idMap() (*idMap, error) {
-	ids := new(idMap)
-	pid := p.Pid()
-	for name, list := range map[string]*[]specs.LinuxIDMapping{"uid_map": &ids.uids, "gid_map": &ids.gids} {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+// IDMappings reads the mappings of the user namespace that a process is in, by
+// its pidfd: the host's ids are those of the caller's user namespace. If the
+// process has ended, the error is errdefs.ErrNotFound.
+func IDMappings(pidfd *os.File) (uids, gids []specs.LinuxIDMapping, err error) {
+	proc := "/proc/" + strconv.Itoa(pidOf(int(pidfd.Fd())))
+	for name, list := range map[string]*[]specs.LinuxIDMapping{"/uid_map": &uids, "/gid_map": &gids} {
+		text, err := os.ReadFile(proc + name)
 		if err == nil {
 			*list, err = parseMap(string(text))
 		}
-		if exited(p.pidfd, 0) { // it may have been another's
-			return nil, errNotRunning
+		if exited(pidfd, 0) { // it may have been another's
+			return nil, nil, errProcessGone
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return ids, nil
+	return uids, gids, nil
 }
 
 // inUnified tells whether a container's processes are in its v2 cgroup, see

@@ -3,11 +3,12 @@ package runtime
 import (
 	"fmt"
 	"os"
-	goruntime "runtime"
 	"strconv"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/fsids"
 )
 
 // idMapMount has a detached mount show files with the ids that theirs are
@@ -79,28 +80,6 @@ func (o *Overlay) idMapped(u *UserNamespace) (mapped *Overlay, close func(), err
 // it does, with the credentials that it was mounted with; and in an id-mapped
 // one nobody can make a file who has no id there (EOVERFLOW).
 func (u *UserNamespace) asRoot(f func() error) error {
-	done := make(chan error)
-	go func() {
-		goruntime.LockOSThread()
-		bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
-		if err == nil {
-			err = unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits|noSetuidFixup), 0, 0, 0)
-		}
-		if err != nil {
-			goruntime.UnlockOSThread()
-			done <- os.NewSyscallError("set securebits", err)
-			return
-		}
-		uid, gid := u.ids.root()
-		oldGID, _ := unix.SetfsgidRetGid(int(gid))
-		oldUID, _ := unix.SetfsuidRetUid(int(uid))
-		err = f()
-		unix.SetfsuidRetUid(oldUID)
-		unix.SetfsgidRetGid(oldGID)
-		if unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits), 0, 0, 0) == nil {
-			goruntime.UnlockOSThread()
-		} // else the thread ends with its goroutine
-		done <- err
-	}()
-	return <-done
+	uid, gid := u.ids.root()
+	return fsids.As(uid, gid, f)
 }

@@ -64,7 +64,11 @@ func Quieten(tree *os.File) error {
 }
 
 func cloneTree(path string, flags uint) (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	return cloneFrom(unix.AT_FDCWD, path, flags)
+}
+
+func cloneFrom(dir int, path string, flags uint) (*os.File, error) {
+	fd, err := unix.OpenTree(dir, path, flags|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("clone mounts: %w", os.NewSyscallError("open_tree", err))
 	}
@@ -73,7 +77,9 @@ func cloneTree(path string, flags uint) (*os.File, error) {
 
 // onThread calls f on a thread that ends with it, so that it may change what a
 // thread cannot change back. The process's first thread would not end, and
-// /proc/PID shows its namespaces: it is not taken.
+// /proc/PID shows its namespaces: it is not taken. A mount namespace that f has
+// gone to is left when onThread returns: the thread may take its time to end, and
+// would keep mounted what others take for unmounted.
 func onThread(f func()) {
 	done := make(chan struct{})
 	go func() {
@@ -84,6 +90,12 @@ func onThread(f func()) {
 			goruntime.UnlockOSThread()
 			return
 		}
+		home, err := unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			defer unix.Close(home)
+			// It fails where f has gone nowhere, with its directories shared still.
+			defer func() { _ = unix.Setns(home, unix.CLONE_NEWNS) }()
+		}
 		f()
 	}()
 	<-done
@@ -93,16 +105,26 @@ func onThread(f func()) {
 // another way, which costs a thread and a mount namespace. The mount is detached.
 func (o *Overlay) Open() (*os.File, error) {
 	m, err := o.Mount()
-	if !errdefs.IsNotImplemented(err) {
-		return m, err
+	if errdefs.IsNotImplemented(err) {
+		return o.openAlone(nil)
 	}
-	onThread(func() {
-		err = unix.Unshare(unix.CLONE_NEWNS)
-		if err == nil {
-			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-		}
-		if err == nil {
-			m, err = o.mountHere()
+	return m, err
+}
+
+// OpenIn is to MountIn as Open is to Mount. The error is
+// errdefs.ErrNotImplemented where the file system of a layer does not allow it.
+func (o *Overlay) OpenIn(u *UserNamespace) (*os.File, error) {
+	if overlayByDetached() {
+		return o.MountIn(u)
+	}
+	return o.openAlone(u)
+}
+
+// openAlone mounts an overlay in a mount namespace that nobody else has.
+func (o *Overlay) openAlone(u *UserNamespace) (m *os.File, err error) {
+	inOwnMounts(func(failed error) {
+		if err = failed; err == nil {
+			m, err = o.mountHere(u)
 		}
 	})
 	if err != nil {
@@ -111,28 +133,102 @@ func (o *Overlay) Open() (*os.File, error) {
 	return m, nil
 }
 
+// inOwnMounts calls f on a thread with a mount namespace of its own, a copy of
+// the process's, that ends with it; or with what went wrong.
+func inOwnMounts(f func(failed error)) {
+	onThread(func() {
+		err := os.NewSyscallError("unshare", unix.Unshare(unix.CLONE_NEWNS))
+		if err == nil {
+			err = os.NewSyscallError("mount", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		}
+		f(err)
+	})
+}
+
 // mountHere mounts an overlay with mount(2) in a mount namespace that nobody
 // else has, see mountOverlayByProgram, and gives a detached clone.
-func (o *Overlay) mountHere() (*os.File, error) {
+func (o *Overlay) mountHere(u *UserNamespace) (m *os.File, err error) {
+	var layers []int
+	defer func() {
+		for _, fd := range layers {
+			unix.Close(fd)
+		}
+	}()
+	open := func(path string) (name string, err error) {
+		fd, err := openLayerHere(path, u)
+		if err != nil {
+			return "", fmt.Errorf("open layer %s: %w", path, err)
+		}
+		layers = append(layers, fd)
+		return strconv.Itoa(fd), nil
+	}
 	var names []string
 	for _, l := range o.Lower {
 		path := l.Path
 		if path == "" {
 			path = l.File.Name()
 		}
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		name, err := open(path)
 		if err != nil {
-			return nil, fmt.Errorf("open layer %s: %w", path, err)
+			return nil, err
 		}
-		defer unix.Close(fd)
-		names = append(names, strconv.Itoa(fd))
+		names = append(names, name)
+	}
+	upper, work := o.Upper, o.Work
+	if u != nil && upper != "" {
+		dir, upperName, workName, err := o.top()
+		if err == nil {
+			dir, err = open(dir)
+		}
+		if err != nil {
+			return nil, err
+		}
+		upper, work = dir+"/"+upperName, dir+"/"+workName
 	}
 	if err := unix.Chdir("/proc/thread-self/fd"); err != nil {
 		return nil, os.NewSyscallError("chdir", err)
 	}
-	data, at := o.mountOptions(names, o.Upper, o.Work)
-	if err := unix.Mount("overlay", at, "overlay", 0, data); err != nil {
+	data, at := o.mountOptions(names, upper, work)
+	mount := func() error { return os.NewSyscallError("mount", unix.Mount("overlay", at, "overlay", 0, data)) }
+	if u != nil {
+		err = u.asRoot(mount)
+	} else {
+		err = mount()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return cloneTree(at, 0)
+}
+
+// openLayerHere opens a directory, or with a user namespace an id-mapped clone
+// of it. That is attached over the directory, because overlayfs takes no
+// detached mount.
+func openLayerHere(path string, u *UserNamespace) (int, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	below, err := unix.Open(path, flags, 0)
+	if err != nil || u == nil {
+		return below, os.NewSyscallError("open", err)
+	}
+	defer unix.Close(below)
+	fd, err := unix.OpenTree(below, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, os.NewSyscallError("open_tree", err)
+	}
+	layer := os.NewFile(uintptr(fd), path)
+	defer layer.Close()
+	if err := idMapMount(layer, u, 0); err != nil {
+		return -1, err
+	}
+	if err := moveOnto(layer, below); err != nil {
+		return -1, err
+	}
+	fd, err = unix.FcntlInt(layer.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	return fd, os.NewSyscallError("fcntl", err)
+}
+
+// moveOnto attaches a detached mount on what is open.
+func moveOnto(mount *os.File, target int) error {
+	err := unix.MoveMount(int(mount.Fd()), "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return os.NewSyscallError("move_mount", err)
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/fsids"
 )
 
 // A UserNamespace is a user namespace with a network, an ipc and a uts
@@ -184,7 +186,7 @@ func (b *builder) unshareOwned(created uintptr) {
 	b.loopbackIsUp = true
 	b.add("unshare namespaces", unix.SYS_UNSHARE, created&(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP))
 	_, gid := b.user.ids.root()
-	b.add("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, noSetuidFixup)
+	b.add("keep capabilities", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, fsids.NoSetuidFixup)
 	b.add("make files as root inside", unix.SYS_SETFSGID, uintptr(gid))
 	b.filesAsRoot()
 }
@@ -202,9 +204,6 @@ func (b *builder) effectiveUser(uid uint32) {
 }
 
 const effectiveUserSteps = 2 // of effectiveUser
-
-// noSetuidFixup is SECBIT_NO_SETUID_FIXUP of linux/securebits.h.
-const noSetuidFixup = 1 << 2
 
 func (b *builder) sendNamespace(name string, f *os.File) uintptr {
 	if b.explained != nil {

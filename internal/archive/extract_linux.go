@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/fsids"
 )
 
 // ExtractOptions are those of Extract.
@@ -22,6 +24,9 @@ type ExtractOptions struct {
 	KeepKinds bool
 	// Owner, if set, owns what is made, whatever the archive says.
 	Owner *Owner
+	// IDs are the mappings of the user namespace that the archive's ids, and
+	// Owner's, are of; nil: the host's.
+	IDs *IDMap
 }
 
 // Owner is a user and a group.
@@ -31,8 +36,9 @@ type Owner struct{ UID, GID uint32 }
 // has a member's name already is removed before, but for a directory where the
 // member is one too. Names are taken below that directory; links on the way are
 // followed as a process with that root does, also out of the directory, but not
-// the last name. A member with ".." that leads above the directory is refused;
-// directories that no member names are root's, with mode 0755.
+// the last name. A member with ".." that leads above the directory is refused,
+// as is one with an id that IDs does not have; directories that no member names
+// are root's, with mode 0755.
 //
 // The stream is read to its end. After an error, of the context too, what has
 // been made stays.
@@ -147,6 +153,9 @@ func (x *extraction) member(h *tar.Header) error {
 	if h.Typeflag == tar.TypeLink {
 		return x.link(h, name, place{at, base})
 	}
+	if _, err := x.owner(h); err != nil { // before what is there is removed
+		return err
+	}
 	for range maxTries {
 		isDir, err := x.clear(at, base, h.Typeflag == tar.TypeDir)
 		if err != nil {
@@ -178,7 +187,8 @@ func (x *extraction) enter(dir string) (int, error) {
 		if above, err = x.enter(path.Dir(dir)); err != nil {
 			return -1, err
 		}
-		if err = unix.Mkdirat(above, path.Base(dir), 0o755); err != nil && err != unix.EEXIST {
+		err = x.asRoot(func() error { return unix.Mkdirat(above, path.Base(dir), 0o755) })
+		if err != nil && err != unix.EEXIST {
 			return -1, fmt.Errorf("make directory %s: %w", quote(dir), err)
 		}
 		x.leave()
@@ -245,25 +255,39 @@ func removeAll(at int, base string) error {
 	return dir.RemoveAll(base)
 }
 
+// asRoot calls f to make a file, which then is the container's root's. In a file
+// system that shows the ids of a user namespace nobody can make one who has no
+// id there (EOVERFLOW).
+func (x *extraction) asRoot(f func() error) error {
+	if x.options.IDs == nil {
+		return f()
+	}
+	root, err := x.options.IDs.root()
+	if err != nil {
+		return err
+	}
+	return fsids.As(root.UID, root.GID, f)
+}
+
 // create makes what is not there, with all that it is to have; of a directory
 // only the name.
 func (x *extraction) create(h *tar.Header, at int, base string) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return os.NewSyscallError("mkdirat", unix.Mkdirat(at, base, 0o700))
+		return os.NewSyscallError("mkdirat", x.asRoot(func() error { return unix.Mkdirat(at, base, 0o700) }))
 	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		return x.file(h, at, base)
 	case tar.TypeSymlink:
 		if h.Linkname == "" {
 			return fmt.Errorf("link to nothing: %w", errdefs.ErrInvalidArgument)
 		}
-		if err := unix.Symlinkat(h.Linkname, at, base); err != nil {
+		if err := x.asRoot(func() error { return unix.Symlinkat(h.Linkname, at, base) }); err != nil {
 			return os.NewSyscallError("symlinkat", err)
 		}
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
 		mode := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[h.Typeflag]
 		device := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
-		if err := unix.Mknodat(at, base, mode, int(device)); err != nil {
+		if err := x.asRoot(func() error { return unix.Mknodat(at, base, mode, int(device)) }); err != nil {
 			return os.NewSyscallError("mknodat", err)
 		}
 	default:
@@ -279,7 +303,11 @@ func (x *extraction) create(h *tar.Header, at int, base string) error {
 }
 
 func (x *extraction) file(h *tar.Header, at int, base string) error {
-	fd, err := unix.Openat(at, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd := -1
+	err := x.asRoot(func() (err error) {
+		fd, err = unix.Openat(at, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
 	if err != nil {
 		return os.NewSyscallError("openat", err)
 	}
@@ -381,19 +409,14 @@ func mtime(h *tar.Header) unix.Timespec {
 // clears set-uid bits and capabilities. A path descriptor is named through
 // /proc, which leads to what it holds, and nowhere else.
 func (x *extraction) attributes(h *tar.Header, fd int, isPath bool) error {
-	uid, gid := h.Uid, h.Gid
-	if o := x.options.Owner; o != nil {
-		uid, gid = int(o.UID), int(o.GID)
+	owner, err := x.owner(h)
+	if err != nil {
+		return err
 	}
-	const noID = 1<<32 - 1 // to the kernel it means "no change"
-	if uid < 0 || uid >= noID || gid < 0 || gid >= noID {
-		return fmt.Errorf("owner %d:%d: %w", uid, gid, errdefs.ErrInvalidArgument)
-	}
-	if err := unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+	if err := unix.Fchownat(fd, "", int(owner.UID), int(owner.GID), unix.AT_EMPTY_PATH); err != nil {
 		return os.NewSyscallError("chown", err)
 	}
 	mode := uint32(h.Mode) & 0o7777
-	var err error
 	switch {
 	case h.Typeflag == tar.TypeSymlink: // has no mode
 	case isPath:
@@ -409,16 +432,30 @@ func (x *extraction) attributes(h *tar.Header, fd int, isPath bool) error {
 		if name = unescapeKey.Replace(name); !ok || !kept(name) {
 			continue
 		}
-		if isPath {
-			err = unix.Setxattr(procPath(fd, ""), name, []byte(value), 0)
-		} else {
-			err = unix.Fsetxattr(fd, name, []byte(value), 0)
+		data, err := x.options.IDs.write(name, []byte(value))
+		switch {
+		case err != nil:
+		case isPath:
+			err = unix.Setxattr(procPath(fd, ""), name, data, 0)
+		default:
+			err = unix.Fsetxattr(fd, name, data, 0)
 		}
 		if err != nil && err != unix.EOPNOTSUPP {
 			return fmt.Errorf("set xattr %s: %w", quote(name), err)
 		}
 	}
 	return setTime(fd, mtime(h))
+}
+
+// owner is whom on the host a member is to belong to.
+func (x *extraction) owner(h *tar.Header) (Owner, error) {
+	if o := x.options.Owner; o != nil {
+		return x.options.IDs.host(*o)
+	}
+	if h.Uid < 0 || h.Uid >= noID || h.Gid < 0 || h.Gid >= noID {
+		return Owner{}, fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, errdefs.ErrInvalidArgument)
+	}
+	return x.options.IDs.host(Owner{uint32(h.Uid), uint32(h.Gid)})
 }
 
 // setTime sets both times of what a descriptor holds, without following it

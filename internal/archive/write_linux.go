@@ -28,6 +28,9 @@ const (
 type WriteOptions struct {
 	// Follow takes what a link at the path leads to, under the link's name.
 	Follow bool
+	// IDs are the mappings of the user namespace that the ids in the tar are to
+	// be of; nil: the host's.
+	IDs *IDMap
 }
 
 // Write writes what is at a path to w, as a tar: its member names begin with the
@@ -71,7 +74,7 @@ func Write(ctx context.Context, root *os.File, name string, w io.Writer, o Write
 	if err != nil {
 		return fmt.Errorf("%s: %w", quote(name), err)
 	}
-	x := &writer{sink: newSink(ctx, w), name: []byte(as), links: make(map[inode]string)}
+	x := &writer{sink: newSink(ctx, w), ids: o.IDs, name: []byte(as), links: make(map[inode]string)}
 	if err := x.member(at.dir, at.base, typeOf(st.Mode), noDevice); err != nil {
 		return err
 	}
@@ -90,6 +93,7 @@ type inode struct{ dev, ino uint64 }
 // writer is one Write.
 type writer struct {
 	*sink
+	ids     *IDMap
 	name    []byte           // of the member at hand
 	links   map[inode]string // first names of files that have several
 	members int
@@ -191,7 +195,7 @@ func (x *writer) file(dir int, base string) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errChanged
 	}
-	h := newHeader(string(x.name), kindFile, &st)
+	h := x.newHeader(string(x.name), kindFile, &st)
 	if x.linked(&h, &st) {
 		return x.header(&h)
 	}
@@ -266,7 +270,7 @@ func (x *writer) special(dir int, base string) error {
 	if !ok {
 		return errChanged
 	}
-	h := newHeader(string(x.name), kind, &st)
+	h := x.newHeader(string(x.name), kind, &st)
 	if x.linked(&h, &st) {
 		return x.header(&h)
 	}
@@ -287,13 +291,14 @@ func (x *writer) special(dir int, base string) error {
 	return x.header(&h)
 }
 
-func newHeader(name string, kind byte, st *unix.Stat_t) header {
+func (x *writer) newHeader(name string, kind byte, st *unix.Stat_t) header {
+	owner := x.ids.owner(Owner{st.Uid, st.Gid})
 	return header{
 		name:   name,
 		kind:   kind,
 		mode:   st.Mode & 0o7777,
-		uid:    st.Uid,
-		gid:    st.Gid,
+		uid:    owner.UID,
+		gid:    owner.GID,
 		sec:    st.Mtim.Sec,
 		nsec:   uint32(st.Mtim.Nsec),
 		sparse: -1,
@@ -321,7 +326,7 @@ func (x *writer) directory(dir int, base string, dev uint64) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return x.failed("fstat", err)
 	}
-	h := newHeader(string(x.name)+"/", kindDir, &st)
+	h := x.newHeader(string(x.name)+"/", kindDir, &st)
 	if h.xattrs, err = x.attributes(fd, ""); err != nil {
 		return err
 	}
@@ -391,7 +396,10 @@ func (x *writer) attributes(fd int, base string) (list []xattr, err error) {
 		if err != nil {
 			return nil, x.failed("read xattr "+quote(name), err)
 		}
-		if value != nil {
+		if value == nil {
+			continue
+		}
+		if value, ok := x.ids.read(name, value); ok {
 			list = append(list, xattr{name, string(value)})
 		}
 	}
@@ -423,5 +431,5 @@ func kept(name string) bool {
 	case strings.HasPrefix(name, "user."), strings.HasPrefix(name, "trusted."):
 		return true
 	}
-	return name == "security.capability" || name == "system.posix_acl_access" || name == "system.posix_acl_default"
+	return name == xattrCapability || name == xattrACL || name == xattrDefaultACL
 }
