@@ -100,7 +100,7 @@ func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtim
 	}
 	root := unnamedRoot
 	for _, l := range slices.Backward(layers) {
-		m, err := l.Mount()
+		m, err := l.Mount(ctx)
 		if err == nil {
 			mounts = append(mounts, m)
 			// The topmost layer that says how the root is counts.
