@@ -100,7 +100,7 @@ func (e *Engine) openStores() (err error) {
 	if err != nil {
 		return fmt.Errorf("open layers: %w", err)
 	}
-	e.images, err = image.Open(filepath.Join(e.root.dir, "images"), e.layers)
+	e.images, err = image.Open(context.Background(), filepath.Join(e.root.dir, "images"), e.layers)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open images: %w", err), e.layers.Close())
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -75,7 +76,7 @@ func (h *holds) take(id digest.Digest) (*hold, error) {
 	if x.release != nil {
 		return x, nil
 	}
-	release, err := h.images.Hold(id, h.holder)
+	release, err := h.images.Hold(context.Background(), id, h.holder)
 	if err != nil {
 		h.drop(id, x)
 		return nil, fmt.Errorf("hold image: %w", err)
