@@ -60,7 +60,7 @@ func (c *Container) openTree(ctx context.Context) (*containerTree, error) {
 	}
 	defer leave()
 	if c.own == nil {
-		return c.foreignTree()
+		return c.foreignTree(ctx)
 	}
 	o := c.own
 	if o.config.Security.UserNamespace != "" {
@@ -75,7 +75,7 @@ func (c *Container) openTree(ctx context.Context) (*containerTree, error) {
 	removed, state, last := o.removed, o.state, o.run
 	o.mu.Unlock()
 	if removed {
-		return nil, fmt.Errorf("no such container: %w", ErrNotFound)
+		return nil, errNoContainer
 	}
 	// No other container may have a root filesystem in which a copy is at work.
 	o.exposed.Store(true)
@@ -120,7 +120,7 @@ func (c *Container) openStill(ctx context.Context) (*containerTree, error) {
 		}
 	}
 	if fresh { // for who removes it
-		if err := c.engine.root.records().change(c.id, layerChange{Layer: o.layer.name}); err != nil {
+		if err := c.change(ctx, layerChange{Layer: o.layer.name}); err != nil {
 			mount.Close()
 			return nil, err
 		}
@@ -199,7 +199,7 @@ func (o *own) copied(ctx context.Context) (*os.File, error) {
 }
 
 // foreignTree is openTree for a container of another Engine, by its process.
-func (c *Container) foreignTree() (*containerTree, error) {
+func (c *Container) foreignTree(ctx context.Context) (*containerTree, error) {
 	e := c.engine
 	pidfd, r, err := e.openRunning(c.id)
 	if errors.Is(err, ErrFailedPrecondition) {
@@ -213,7 +213,7 @@ func (c *Container) foreignTree() (*containerTree, error) {
 		return nil, errMappedCopy
 	}
 	// Its Engine must not give its root filesystem to another container.
-	if err := e.expose(c.id, r); err != nil {
+	if err := e.expose(ctx, c.id, r); err != nil {
 		return nil, err
 	}
 	root, err := runtime.CloneRoot(pidfd)

@@ -82,8 +82,11 @@ func (c *Container) giveLayer(w *writable, again bool) {
 // layers gives what a container's overlay stands on, topmost first, mounted
 // until the hold is freed.
 func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtime.Lower, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	done, err := x.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if x.lowers != nil {
 		return x.lowers, nil
 	}

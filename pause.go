@@ -51,7 +51,7 @@ func (c *Container) changePause(ctx context.Context, op string, from, to State, 
 func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(context.Context, *run) error) error {
 	err := do(ctx, r)
 	if err == nil {
-		err = c.become(to, r, pauseChange{State: to})
+		err = c.become(ctx, to, r, pauseChange{State: to})
 		if err != nil && to == StatePaused {
 			err = errors.Join(err, r.container.Resume(context.WithoutCancel(ctx)))
 		}
@@ -80,5 +80,5 @@ func (c *Container) resume(ctx context.Context, r *run) error {
 	if err := r.container.Resume(ctx); err != nil && !errors.Is(err, ErrFailedPrecondition) {
 		return err
 	} // else another was faster, or it has ended, which become finds
-	return c.become(StateRunning, r, pauseChange{State: StateRunning})
+	return c.become(ctx, StateRunning, r, pauseChange{State: StateRunning})
 }
