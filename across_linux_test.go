@@ -155,7 +155,7 @@ func TestExecOtherPrograms(t *testing.T) {
 	}
 	// A number that has become another process's is not entered.
 	pid := func(n int) {
-		if err := e.root.records().change(c.ID(), map[string]int{"pid": n}); err != nil {
+		if err := e.root.records().change(t.Context(), c.ID(), map[string]int{"pid": n}); err != nil {
 			t.Fatal(err)
 		}
 	}

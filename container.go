@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -40,17 +41,18 @@ type own struct {
 	exposed      atomic.Bool   // see confined
 	claim        *claim        // keeps other programs from mounting its overlay
 
-	changing sync.Mutex // held by become
+	changing chan struct{} // holds a value while become is at work
 
-	mu      sync.Mutex
-	name    string
-	state   State
-	runs    int
-	run     *run // the last one
-	layer   *writable
-	copies  *copies // nil: no copy is at work
-	removed bool
-	changed chan struct{} // closed at a start and at removal, then replaced
+	mu       sync.Mutex
+	name     string // as of when the record had recorded bytes: see learn
+	recorded int64
+	state    State
+	runs     int
+	run      *run // the last one
+	layer    *writable
+	copies   *copies // nil: no copy is at work
+	removed  bool
+	changed  chan struct{} // closed at a start and at removal, then replaced
 }
 
 // run is one run of a container's process.
@@ -89,32 +91,36 @@ func (e *Engine) Create(ctx context.Context, img *Image, c Config) (*Container, 
 		return nil, failed(op, c.Name, err)
 	}
 	defer leave()
-	created, err := e.create(ctx, img, c)
-	return created, failed(op, c.Name, err)
+	for {
+		created, err := e.create(ctx, e.drafts.nextID(), img, c)
+		if !errors.Is(err, errIDTaken) {
+			return created, failed(op, c.Name, err)
+		}
+	}
 }
 
-func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container, err error) {
+func (e *Engine) create(ctx context.Context, id string, img *Image, c Config) (_ *Container, err error) {
 	if err := supported(); err != nil {
 		return nil, err
 	}
 	if img == nil || img.engine != e {
 		return nil, fmt.Errorf("image is not of this engine: %w", ErrInvalidArgument)
 	}
-	id := newID()
 	o := &own{
-		image:   img,
-		config:  c,
-		turn:    make(chan struct{}, 1),
-		state:   StateCreated,
-		changed: make(chan struct{}),
-		claim:   newClaim(&e.claims, id),
+		image:    img,
+		config:   c,
+		turn:     make(chan struct{}, 1),
+		changing: make(chan struct{}, 1),
+		state:    StateCreated,
+		changed:  make(chan struct{}),
+		claim:    newClaim(&e.claims, id),
 	}
 	o.config.Mounts = slices.Clone(c.Mounts) // the caller may change his
 	o.config.Resources = c.Resources.clone()
 	if err := o.prepare(e, id); err != nil {
 		return nil, err
 	}
-	if o.hold, err = e.holds.take(img.ID()); err != nil {
+	if o.hold, err = e.holds.take(ctx, img.ID()); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -126,24 +132,25 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		return nil, err
 	}
 	r := e.newRecord(id, img, &o.config, o.process)
-	if err := e.claim(r); err != nil {
+	if err := e.claim(ctx, r); err != nil {
 		return nil, err
 	}
 	o.name, o.imageName = r.Name, first(r.ImageName, string(r.Image))
+	made := &Container{engine: e, id: id, owner: r.Owner, own: o}
 	if c.LogSize >= 0 {
 		o.log = newLogFile(e.root.logDir(e.root.engine, id), c.LogSize, c.LogFiles, func() error {
-			return e.root.records().change(id, logChange{Log: true})
+			return made.change(context.Background(), logChange{Log: true})
 		})
 	}
 	// Who finds the record may ask for something at once.
 	e.takeRequests()
-	made := &Container{engine: e, id: id, owner: r.Owner, own: o}
 	e.mu.Lock()
 	e.containers[id] = made
 	e.mu.Unlock()
 	draft, err := e.drafts.take()
+	var recorded int64
 	if err == nil {
-		err = e.root.records().create(r, draft)
+		recorded, err = e.root.records().create(r, draft)
 	}
 	if err != nil {
 		e.mu.Lock()
@@ -151,6 +158,9 @@ func (e *Engine) create(ctx context.Context, img *Image, c Config) (_ *Container
 		e.mu.Unlock()
 		return nil, errors.Join(err, e.unclaim(r))
 	}
+	o.mu.Lock()
+	o.recorded = recorded
+	o.mu.Unlock()
 	made.publish(EventCreate)
 	return made, nil
 }
@@ -183,7 +193,7 @@ func (o *own) prepare(e *Engine, id string) (err error) {
 
 // claim claims the name of a record that is to be written. If its owner's
 // program has ended, it is swept first.
-func (e *Engine) claim(r *record) error {
+func (e *Engine) claim(ctx context.Context, r *record) error {
 	n := e.root.names()
 	if r.Name == defaultName(r.ID) {
 		if _, _, err := n.owner(r.Name); err == nil {
@@ -206,7 +216,7 @@ func (e *Engine) claim(r *record) error {
 	if alive, aliveErr := e.root.alive(owner); owner == "" || alive || aliveErr != nil {
 		return err
 	}
-	if sweepErr := e.sweepNow(); sweepErr != nil {
+	if sweepErr := e.sweepNow(ctx); sweepErr != nil {
 		return errors.Join(err, sweepErr)
 	}
 	return n.claim(r.Name, r.Owner.Engine, r.ID)
@@ -215,20 +225,12 @@ func (e *Engine) claim(r *record) error {
 // checkDefaultNames tells whether the name of a record is the default name of
 // another container, which has it.
 func (e *Engine) checkDefaultNames(r *record) error {
-	if len(r.Name) != shortID || !isHex(r.Name) {
+	if !isShortID(r.Name) {
 		return nil
 	}
-	ids, err := e.root.records().list()
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if !strings.HasPrefix(id, r.Name) {
-			continue
-		}
-		if other, err := e.root.records().read(id); err == nil && other.Name == r.Name {
-			return fmt.Errorf("name %q: taken by container %s: %w", r.Name, id, ErrAlreadyExists)
-		}
+	other, err := e.root.records().read(r.Name)
+	if err == nil && other.Name == r.Name {
+		return fmt.Errorf("name %q: taken by container %s: %w", r.Name, other.ID, ErrAlreadyExists)
 	}
 	return nil
 }
@@ -245,10 +247,14 @@ func (c *Container) ID() string { return c.id }
 
 // become writes down a change of the container's state by a run, and makes it.
 // Nothing else changes the state. A run that has ended stays so.
-func (c *Container) become(state State, r *run, change any) error {
+func (c *Container) become(ctx context.Context, state State, r *run, change any) error {
 	o := c.own
-	o.changing.Lock()
-	defer o.changing.Unlock()
+	select {
+	case o.changing <- struct{}{}:
+		defer func() { <-o.changing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	o.mu.Lock()
 	from, begins := o.state, o.run != r
 	o.mu.Unlock()
@@ -259,7 +265,7 @@ func (c *Container) become(state State, r *run, change any) error {
 	if state == StateExited {
 		claimed = o.claim.ending()
 	}
-	err := c.engine.root.records().change(c.id, change)
+	err := c.change(ctx, change)
 	if err != nil && state != StateExited { // the end is no matter of what can be written
 		return err
 	}
@@ -276,6 +282,45 @@ func (c *Container) become(state State, r *run, change any) error {
 		o.announce()
 	}
 	return err
+}
+
+// change adds a line with the members of v to the record of a container of this
+// Engine.
+func (c *Container) change(ctx context.Context, v any) error {
+	d := c.engine.root.records()
+	f, err := d.open(ctx, c.id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	before, err := d.append(f, c.id, v)
+	if err == nil {
+		c.own.learn(f, c.id, before)
+	}
+	return err
+}
+
+// learn takes notice of what other programs have added to a record, which is open
+// and locked, and had a size before this Engine changed it. Every change makes it
+// longer.
+func (o *own) learn(f *os.File, id string, before int64) {
+	o.mu.Lock()
+	name, known := o.name, o.recorded == before
+	o.mu.Unlock()
+	if !known {
+		r, err := decodeRecord(f, id)
+		if err != nil {
+			return
+		}
+		name = r.Name
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return
+	}
+	o.mu.Lock()
+	o.name, o.recorded = name, size
+	o.mu.Unlock()
 }
 
 // takeTurn keeps others from starting, changing or removing the container until
@@ -324,7 +369,7 @@ func (o *own) running() (*run, State, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.removed {
-		return nil, o.state, fmt.Errorf("no such container: %w", ErrNotFound)
+		return nil, o.state, errNoContainer
 	}
 	if !o.state.live() {
 		return nil, o.state, notRunning(o.state)

@@ -191,7 +191,7 @@ func (e *Engine) isOpen() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return fmt.Errorf("engine is closed: %w", ErrFailedPrecondition)
+		return errClosed
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (c *Container) openTree(ctx context.Context) (*containerTree, error) {
 	}
 	o.mu.Unlock()
 	if removed {
-		return nil, fmt.Errorf("no such container: %w", ErrNotFound)
+		return nil, errNoContainer
 	}
 	// No other container may have a root filesystem in which a copy is at work.
 	o.exposed.Store(true)
@@ -136,7 +136,7 @@ func (c *Container) openStill(ctx context.Context) (*containerTree, error) {
 		mount, err = at.mount(rootfs.Overlay)
 	}
 	if err == nil && fresh { // for who removes it
-		if err = c.engine.root.records().change(c.id, layerChange{Layer: o.layer.name}); err != nil {
+		if err = c.change(ctx, layerChange{Layer: o.layer.name}); err != nil {
 			mount.Close()
 		}
 	}
@@ -333,7 +333,7 @@ func (c *Container) tryForeignTree(ctx context.Context, claim foreignClaim) (*co
 	var t *containerTree
 	if err == nil {
 		// Its Engine must not give its root filesystem to another container.
-		if err = c.engine.expose(c.id, r); err == nil {
+		if err = c.engine.expose(ctx, c.id, r); err == nil {
 			t, err = open(ctx, r)
 		}
 	}
@@ -397,7 +397,7 @@ func (c *Container) openForeignStill(ctx context.Context, r *record) (_ *contain
 	if err != nil {
 		return nil, err
 	}
-	x, err := e.holds.take(r.Image)
+	x, err := e.holds.take(ctx, r.Image)
 	if err != nil {
 		return nil, err
 	}
@@ -408,7 +408,7 @@ func (c *Container) openForeignStill(ctx context.Context, r *record) (_ *contain
 	}
 	w := e.layerOf(r.Owner.Engine, first(r.Layer, c.id))
 	if r.Layer == "" {
-		if err := c.donate(w, x.root); err != nil {
+		if err := c.donate(ctx, w, x.root); err != nil {
 			return nil, err
 		}
 	}
@@ -443,7 +443,7 @@ func (c *Container) openForeignStill(ctx context.Context, r *record) (_ *contain
 
 // donate makes the writable layer of another Engine's container that has none
 // yet. What a program left that was killed while it did so is removed.
-func (c *Container) donate(w *writable, root rootAttr) error {
+func (c *Container) donate(ctx context.Context, w *writable, root rootAttr) error {
 	err := removeTree(w.dir)
 	if err == nil {
 		err = w.make()
@@ -452,7 +452,7 @@ func (c *Container) donate(w *writable, root rootAttr) error {
 		err = w.setRoot(root)
 	}
 	if err == nil {
-		err = c.engine.root.records().change(c.id, layerChange{Layer: w.name})
+		err = c.engine.root.records().change(ctx, c.id, layerChange{Layer: w.name})
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("make writable layer: %w", err), os.RemoveAll(w.dir))

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 )
@@ -11,8 +12,8 @@ import (
 // of use when several containers end at once.
 const maxDrafts = 16
 
-// drafts are files that will be records. On ext4, making a file takes longer
-// than all else that Create does, so that of a removed container becomes the
+// drafts are files that will be records. On ext4, making a file or a directory
+// takes longer than all else that Create does, so that of a removed container becomes the
 // next one's, if nobody else has it open: one who waits reads the last state
 // of a container from a file that has no name any more. The names of drafts
 // tell whose they are, for a sweep.
@@ -23,7 +24,30 @@ type drafts struct {
 	mu     sync.Mutex
 	next   uint64
 	ready  []*os.File
+	id     string          // the next container's
+	places map[string]bool // directories that records have been given, or will be
+	work   sync.WaitGroup
 	closed bool
+}
+
+// nextID gives the ID of a container that is to be made. Where its record will be
+// is known one container ahead, so that the directory is made meanwhile if it is
+// missing.
+func (d *drafts) nextID() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id := first(d.id, newID())
+	d.id = newID()
+	place := filepath.Dir(d.dir.path(d.id))
+	if d.places[place] || d.closed {
+		return id
+	}
+	if d.places == nil {
+		d.places = make(map[string]bool)
+	}
+	d.places[place] = true
+	d.work.Go(func() { _ = os.Mkdir(place, 0o700) }) // else the record's own writer does it, or fails
+	return id
 }
 
 // take gives a file, for the caller to write, close and rename.
@@ -73,6 +97,7 @@ func (d *drafts) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
+	d.work.Wait()
 	var errs []error
 	for _, f := range d.ready {
 		errs = append(errs, f.Close(), os.Remove(f.Name()))

@@ -18,10 +18,9 @@ import (
 // All methods may be called by several goroutines at once.
 type Engine struct {
 	options options
-	once    sync.Once
-	err     error // of opening
+	opening opening
 
-	root   *root
+	root   *root // nil: not opened
 	layers *layer.Store
 	images *image.Store
 	holds  holds
@@ -32,6 +31,7 @@ type Engine struct {
 	drafts drafts
 
 	control control
+	running running
 
 	mu         sync.Mutex
 	closed     bool
@@ -56,36 +56,47 @@ func Default() *Engine { return defaultEngine }
 //
 // Opening needs no privileges beyond the directories'; starting containers
 // needs root's.
+//
+// Other programs that open or sweep the root at the same time are waited for, for
+// 10 s at most: then one of them is stopped, and the error is ErrUnavailable.
 func Open(opts ...Option) (*Engine, error) {
+	return OpenContext(context.Background(), opts...)
+}
+
+// OpenContext is Open that waits for other programs until ctx ends. Once it has
+// returned, the context means nothing to the Engine.
+func OpenContext(ctx context.Context, opts ...Option) (*Engine, error) {
 	e := new(Engine)
 	for _, opt := range opts {
 		opt(&e.options)
 	}
-	e.once.Do(e.open)
-	if e.err != nil {
-		return nil, failed("open engine", "", e.err)
+	if err := e.opening.once(ctx, e.open); err != nil {
+		return nil, failed("open engine", "", err)
 	}
 	return e, nil
 }
 
-func (e *Engine) open() {
-	e.idle = sync.NewCond(&e.mu)
-	e.calls = make(map[*call]struct{})
-	e.containers = make(map[string]*Container)
+func (e *Engine) open(ctx context.Context) error {
 	e.options.complete()
-	r, dead, err := openRoot(e.options.root, e.options.run)
+	r, dead, gone, err := openRoot(ctx, e.options.root, e.options.run)
 	if err != nil {
-		e.err = err
-		return
+		return err
 	}
-	e.root = r
-	if err := e.openStores(); err != nil {
+	e.events.dir, e.events.engine = r.eventDir(), r.engine
+	for _, x := range gone {
+		e.publishSwept(x)
+	}
+	if err := e.openStores(ctx, r.dir); err != nil {
 		for _, d := range dead {
 			d.lock.Close()
 		}
-		e.err = errors.Join(err, r.close())
-		return
+		e.events.close()
+		return errors.Join(err, r.close())
 	}
+	e.root = r
+	e.idle = sync.NewCond(&e.mu)
+	e.calls = make(map[*call]struct{})
+	e.containers = make(map[string]*Container)
 	e.holds.images = e.images
 	e.holds.holder = imageHolder(r.engine)
 	e.holds.bottom = runtime.Lower{Path: r.skeleton()}
@@ -95,16 +106,17 @@ func (e *Engine) open() {
 	e.holds.log, e.spares.log = e.log(), e.log()
 	e.spares.dir, e.spares.idle = filepath.Join(r.engineDir(r.engine), "layers"), idleHold
 	e.drafts.dir, e.drafts.engine = r.records(), r.engine
-	e.events.dir, e.events.engine = r.eventDir(), r.engine
+	e.running.path = r.runningOf(r.engine)
 	e.sweep(dead)
+	return nil
 }
 
-func (e *Engine) openStores() (err error) {
-	e.layers, err = layer.Open(filepath.Join(e.root.dir, "layers"), layer.Options{Form: e.options.layerForm})
+func (e *Engine) openStores(ctx context.Context, root string) (err error) {
+	e.layers, err = layer.Open(filepath.Join(root, "layers"), layer.Options{Form: e.options.layerForm})
 	if err != nil {
 		return fmt.Errorf("open layers: %w", err)
 	}
-	e.images, err = image.Open(filepath.Join(e.root.dir, "images"), e.layers)
+	e.images, err = image.Open(ctx, filepath.Join(root, "images"), e.layers)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open images: %w", err), e.layers.Close())
 	}
@@ -120,14 +132,13 @@ func (e *Engine) enter(ctx context.Context) (_ context.Context, leave func(), er
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
-	e.once.Do(e.open)
-	if e.err != nil {
-		return nil, nil, fmt.Errorf("open engine: %w", e.err)
+	if err := e.opening.once(ctx, e.open); err != nil {
+		return nil, nil, fmt.Errorf("open engine: %w", err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return nil, nil, fmt.Errorf("engine is closed: %w", ErrFailedPrecondition)
+		return nil, nil, errClosed
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	c := &call{cancel}
@@ -165,9 +176,7 @@ func (e *Engine) runtime() (*runtime.Runtime, error) {
 // Close ends all calls in flight, kills and removes the Engine's containers,
 // and lets go of the root. Further calls fail; a second Close does nothing.
 func (e *Engine) Close() error {
-	e.once.Do(func() {
-		e.err = fmt.Errorf("engine is closed: %w", ErrFailedPrecondition)
-	})
+	e.opening.end()
 	if e.root == nil {
 		return nil
 	}
@@ -192,6 +201,7 @@ func (e *Engine) Close() error {
 	e.control.close()
 	errs := []error{e.removeAll(containers), e.drafts.close()}
 	e.runs.Wait()
+	errs = append(errs, e.running.close())
 	e.spares.close()
 	e.events.close()
 	if e.rt != nil {

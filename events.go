@@ -105,7 +105,8 @@ func Events(ctx context.Context, o EventOptions) iter.Seq2[Event, error] {
 // of it when it ends or is broken off.
 //
 // What a program that is killed leaves of its containers is told, as EventDie
-// without an exit code and EventDestroy, when another one sweeps it: at its Open.
+// without an exit code and EventDestroy, when another one sweeps it: at its Open,
+// which may be the first one after all others were killed.
 func (e *Engine) Events(ctx context.Context, o EventOptions) iter.Seq2[Event, error] {
 	const op = "watch events"
 	var from eventPosition
@@ -337,10 +338,32 @@ func (c *Container) publish(action EventAction, more ...string) {
 		}
 		return
 	}
+	c.engine.publish(EventContainer, action, c.id, containerAttributes(c.currentName(), o.imageName, o.process.Labels, more...))
+}
+
+// currentName is the name of a container of this Engine, which any program may
+// change. It is asked for with each event, so the record is read only if it has
+// changed since it was last known.
+func (c *Container) currentName() string {
+	o := c.own
 	o.mu.Lock()
-	name := o.name
+	name, known := o.name, o.recorded
 	o.mu.Unlock()
-	c.engine.publish(EventContainer, action, c.id, containerAttributes(name, o.imageName, o.process.Labels, more...))
+	path := c.engine.root.records().path(c.id)
+	info, err := os.Stat(path)
+	if err != nil || info.Size() == known {
+		return name
+	}
+	r, err := c.engine.root.records().read(c.id)
+	if err != nil {
+		return name
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.recorded == known { // else it is known better now
+		o.name, o.recorded = r.Name, info.Size()
+	}
+	return r.Name
 }
 
 // publishRecord is the same with a container's record.

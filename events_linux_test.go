@@ -140,13 +140,180 @@ func TestEventsOfOtherPrograms(t *testing.T) {
 	}
 	other = newOtherProgram(t, root, ref, "killed", "wait")
 	other.kill()
-	if err := e.sweepNow(); err != nil {
+	if err := e.sweepNow(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	got = awaited(t, next, "destroy killed")
 	if want := []string{"create killed", "start killed", "die killed", "destroy killed"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// When all programs on a root have been killed, the next one tells how their
+// containers ended, once, however many open the root at the same time.
+func TestEventsAfterAllDied(t *testing.T) {
+	e, root, ref := foreignRoot(t, nil)
+	began := time.Now()
+	programs := []*otherProgram{
+		newOtherProgram(t, root, ref, "running", "wait"),
+		newOtherProgramOf(t, "run paused", root, ref, "paused", "wait"),
+		newOtherProgram(t, root, ref, "exited", "exit", "3"),
+	}
+	if programs[2].line() != "3" {
+		t.Fatal("it did not exit")
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range programs {
+		p.kill()
+	}
+	var openers sync.WaitGroup
+	engines := make([]*Engine, 4)
+	for i := range engines {
+		openers.Go(func() {
+			var err error
+			if engines[i], err = Open(WithRoot(root), WithCgroupParent(cgroupParent)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	openers.Wait()
+	if t.Failed() {
+		return
+	}
+	var got []string
+	for ev, err := range engines[0].Events(t.Context(), EventOptions{Since: began, Until: time.Now(), Types: []EventType{EventContainer}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, said(ev))
+	}
+	for _, e := range engines {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"running", "paused", "exited"} {
+		// An exit status that nobody saw is not there.
+		want := []string{"create " + name, "start " + name, "die " + name, "destroy " + name}
+		switch name {
+		case "paused":
+			want = slices.Insert(want, 2, "pause "+name)
+		case "exited":
+			want[2] += " 3"
+		}
+		told := slices.DeleteFunc(slices.Clone(got), func(s string) bool { return strings.Fields(s)[1] != name })
+		if !slices.Equal(told, want) {
+			t.Errorf("%q, want %q", told, want)
+		}
+	}
+}
+
+// What happens to a container that another program has renamed is told with the
+// name that it has then, whether the renaming is all that the record was changed
+// for, or not; and whoever tells it.
+func TestEventsOfRenamed(t *testing.T) {
+	e, root, ref := foreignRoot(t, nil)
+	img, err := e.LookupImage(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := watched(t, e, EventOptions{Types: []EventType{EventContainer}})
+	other := testEngine(t, root)
+	c := create(t, e, img, Config{Name: "box-a", Args: []string{"wait"}})
+	theirs, err := other.Lookup(t.Context(), c.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want []string
+	rename := func(c *Container, to string) {
+		t.Helper()
+		info, err := c.Inspect(t.Context())
+		if err == nil {
+			err = c.Rename(t.Context(), to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, "rename "+to+" "+info.Name)
+	}
+	do := func(err error, events ...string) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, events...)
+		got = append(got, awaited(t, next, events[len(events)-1])...)
+	}
+	do(nil, "create box-a")
+	rename(theirs, "box-b")
+	do(c.Start(t.Context()), "start box-b")
+	readyFor(t, c)
+	rename(theirs, "box-c")
+	x, err := c.Exec(t.Context(), ExecConfig{Args: []string{"/prog", programFlag, "exit", "0"}})
+	if err == nil {
+		_, err = x.Wait(t.Context())
+	}
+	do(err, "exec_start box-c /prog "+programFlag+" exit 0", "exec_die box-c 0 /prog "+programFlag+" exit 0")
+	rename(c, "box-d")
+	rename(theirs, "box-e")
+	do(c.Pause(t.Context()), "pause box-e")
+	rename(theirs, "box-f")
+	do(c.Unpause(t.Context()), "unpause box-f")
+	rename(theirs, "box-g")
+	do(c.Kill(t.Context(), syscall.SIGUSR1), "kill box-g 10", "die box-g 10")
+	rename(theirs, "box-h")
+	do(c.Remove(t.Context(), RemoveOptions{}), "destroy box-h")
+	// A signal is told of when it was sent, which may be after it was obeyed.
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("%q,\nwant %q", got, want)
+	}
+}
+
+// An Engine that changes a record sees what others have changed in it; after its
+// own changes it need not read the record again.
+func TestLearnName(t *testing.T) {
+	e, root, ref := foreignRoot(t, nil)
+	img, err := e.LookupImage(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := create(t, e, img, Config{Name: "box-a", Args: []string{"pause"}})
+	theirs, err := testEngine(t, root).Lookup(t.Context(), "box-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	knows := func(name string) {
+		t.Helper()
+		st, err := os.Stat(e.root.records().path(c.ID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.own.mu.Lock()
+		defer c.own.mu.Unlock()
+		if c.own.name != name || c.own.recorded != st.Size() {
+			t.Errorf("knows %s of %d bytes, not %s of %d", c.own.name, c.own.recorded, name, st.Size())
+		}
+	}
+	change := func(pids int64) {
+		t.Helper()
+		if err := c.change(t.Context(), resourcesChange{Resources{Pids: pids}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	knows("box-a")
+	change(100)
+	knows("box-a")
+	if err := theirs.Rename(t.Context(), "box-b"); err != nil {
+		t.Fatal(err)
+	}
+	change(101)
+	knows("box-b")
+	change(102)
+	knows("box-b")
 }
 
 func TestEventsEnd(t *testing.T) {

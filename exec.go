@@ -139,7 +139,7 @@ func (c *Container) execForeign(ctx context.Context, x ExecConfig) (*runtime.Pro
 		return nil, err
 	}
 	// Its processes are not all known to its program.
-	if err := c.engine.expose(c.id, r); err != nil {
+	if err := c.engine.expose(ctx, c.id, r); err != nil {
 		return nil, err
 	}
 	return rt.ExecIn(ctx, runtime.Foreign{Process: process, CgroupPath: r.Cgroup, Spec: container}, spec, options)

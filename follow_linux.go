@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -100,5 +99,5 @@ func (f *follower) sleep(ctx context.Context, until time.Time) (passed bool, err
 	case errors.Is(err, context.DeadlineExceeded):
 		return true, nil
 	}
-	return false, fmt.Errorf("engine is closed: %w", ErrFailedPrecondition)
+	return false, errClosed
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,7 +44,7 @@ type hold struct {
 	users int
 	idle  *time.Timer // runs while there are no users
 
-	mu      sync.Mutex // guards what follows
+	turn    chan struct{} // holds a value while what follows is changed
 	release func() error
 	mounts  []*layer.Mount
 	lowers  []runtime.Lower
@@ -52,15 +53,26 @@ type hold struct {
 	mapped  readyRoots // for containers with user namespaces
 }
 
+// takeTurn lets one at a time change a hold, until the function it returns is
+// called. Programs may be waited for meanwhile.
+func (x *hold) takeTurn(ctx context.Context) (func(), error) {
+	select {
+	case x.turn <- struct{}{}:
+		return func() { <-x.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // take adds a user to an image. Each take wants one drop.
-func (h *holds) take(id digest.Digest) (*hold, error) {
+func (h *holds) take(ctx context.Context, id digest.Digest) (*hold, error) {
 	h.mu.Lock()
 	if h.held == nil {
 		h.held = make(map[digest.Digest]*hold)
 	}
 	x := h.held[id]
 	if x == nil {
-		x = new(hold)
+		x = &hold{turn: make(chan struct{}, 1)}
 		x.mapped.mapBy(h.ids)
 		h.held[id] = x
 	}
@@ -70,17 +82,17 @@ func (h *holds) take(id digest.Digest) (*hold, error) {
 	}
 	h.mu.Unlock()
 
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.release != nil {
-		return x, nil
+	done, err := x.takeTurn(ctx)
+	if err == nil {
+		defer done()
+		if x.release == nil {
+			x.release, err = h.images.Hold(ctx, id, h.holder)
+		}
 	}
-	release, err := h.images.Hold(id, h.holder)
 	if err != nil {
 		h.drop(id, x)
 		return nil, fmt.Errorf("hold image: %w", err)
 	}
-	x.release = release
 	return x, nil
 }
 
@@ -103,7 +115,7 @@ func (h *holds) drop(id digest.Digest, x *hold) {
 	x.idle.Reset(h.spares.idle)
 }
 
-// free lets go of an image that has no users.
+// free lets go of an image that has no users, so that it is nobody's turn.
 func (h *holds) free(id digest.Digest, x *hold) error {
 	h.mu.Lock()
 	if x.users > 0 || h.held[id] != x {
@@ -115,8 +127,6 @@ func (h *holds) free(id digest.Digest, x *hold) error {
 	// Whoever takes the image next makes a new hold under the same name. It
 	// must not do so before this one is gone, so the lock is kept.
 	defer h.mu.Unlock()
-	x.mu.Lock()
-	defer x.mu.Unlock()
 	x.ready.stop(h.spares)
 	x.mapped.stop(h.spares)
 	var errs []error

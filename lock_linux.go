@@ -21,10 +21,6 @@ func ofd(f *os.File, cmd int, lock *unix.Flock_t) error {
 	}
 }
 
-func waitLock(f *os.File) error {
-	return ofd(f, unix.F_OFD_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK})
-}
-
 func tryLock(f *os.File) (bool, error) {
 	err := ofd(f, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {

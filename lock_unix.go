@@ -18,8 +18,6 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-func waitLock(f *os.File) error { return flock(f, unix.LOCK_EX) }
-
 func tryLock(f *os.File) (bool, error) {
 	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -16,8 +16,6 @@ func lockFileEx(f *os.File, flags uint32) error {
 		&windows.Overlapped{Offset: lockedByte})
 }
 
-func waitLock(f *os.File) error { return lockFileEx(f, 0) }
-
 func tryLock(f *os.File) (bool, error) {
 	err := lockFileEx(f, windows.LOCKFILE_FAIL_IMMEDIATELY)
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {

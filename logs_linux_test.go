@@ -37,7 +37,7 @@ func newLoggedContainer(t testing.TB, e *Engine, size int64, files int) *loggedC
 	if err != nil {
 		t.Fatal(err)
 	}
-	begun := func() error { return d.change(id, logChange{Log: true}) }
+	begun := func() error { return d.change(t.Context(), id, logChange{Log: true}) }
 	l := newLogFile(e.root.logDir(e.root.engine, id), size, files, begun)
 	t.Cleanup(func() { _, _ = l.close() })
 	return &loggedContainer{Container: c, log: l}
@@ -45,7 +45,7 @@ func newLoggedContainer(t testing.TB, e *Engine, size int64, files int) *loggedC
 
 func (c *loggedContainer) change(t testing.TB, v any) {
 	t.Helper()
-	if err := c.engine.root.records().change(c.id, v); err != nil {
+	if err := c.engine.root.records().change(t.Context(), c.id, v); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 )
 
 // Lookup is Default's Lookup.
@@ -26,7 +25,7 @@ func (e *Engine) Lookup(ctx context.Context, ref string) (*Container, error) {
 		return nil, failed(op, ref, err)
 	}
 	defer leave()
-	id, err := e.resolve(ref)
+	id, r, err := e.resolve(ref)
 	if err != nil {
 		return nil, failed(op, ref, err)
 	}
@@ -36,42 +35,36 @@ func (e *Engine) Lookup(ctx context.Context, ref string) (*Container, error) {
 	if c != nil {
 		return c, nil
 	}
-	r, err := e.root.records().read(id)
-	if err != nil {
-		return nil, failed(op, ref, err)
+	if r == nil {
+		if r, err = e.root.records().read(id); err != nil {
+			return nil, failed(op, ref, err)
+		}
 	}
 	return &Container{engine: e, id: id, owner: r.Owner}, nil
 }
 
-// resolve gives the ID that a reference means.
-func (e *Engine) resolve(ref string) (string, error) {
+// resolve gives the ID that a reference means, and the record if it was read.
+// Whether there is a container of that ID is known only if it was.
+func (e *Engine) resolve(ref string) (id string, r *record, err error) {
 	if isID(ref) {
-		return ref, nil
+		return ref, nil, nil
 	}
 	if namePattern.MatchString(ref) {
 		_, id, err := e.root.names().owner(ref)
 		if err == nil {
-			return id, nil
+			return id, nil, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDataLoss) {
-			return "", err
+			return "", nil, err
 		}
 	}
 	if !isHex(ref) || len(ref) > 64 {
-		return "", fmt.Errorf("no such container: %w", ErrNotFound)
+		return "", nil, errNoContainer
 	}
-	ids, err := e.root.records().list()
-	if err != nil {
-		return "", err
+	if r, err = e.root.records().find(ref); err != nil {
+		return "", nil, err
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return !strings.HasPrefix(id, ref) })
-	switch len(ids) {
-	case 0:
-		return "", fmt.Errorf("no such container: %w", ErrNotFound)
-	case 1:
-		return ids[0], nil
-	}
-	return "", fmt.Errorf("%d containers have IDs that begin so: %w", len(ids), ErrInvalidArgument)
+	return r.ID, r, nil
 }
 
 // ListOptions are those of List.
@@ -81,7 +74,9 @@ type ListOptions struct {
 }
 
 // List gives snapshots of the containers of all programs, the newest first.
-// Records that cannot be read are named by the error, beside the others.
+// Records that cannot be read are named by the error, beside the others. Without
+// All it reads no records but of containers that run, however many others there
+// are.
 func (e *Engine) List(ctx context.Context, o ListOptions) ([]ContainerInfo, error) {
 	const op = "list containers"
 	_, leave, err := e.enter(ctx)
@@ -89,15 +84,37 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]ContainerInfo, erro
 		return nil, failed(op, "", err)
 	}
 	defer leave()
-	ids, err := e.root.records().list()
-	if err != nil {
-		return nil, failed(op, "", err)
-	}
-	alive := make(map[string]bool)
-	infos := make([]ContainerInfo, 0, len(ids))
+	infos, err := e.list(o)
+	return infos, failed(op, "", err)
+}
+
+func (e *Engine) list(o ListOptions) ([]ContainerInfo, error) {
 	var errs []error
-	for _, id := range ids {
-		r, err := e.root.records().read(id)
+	known := make(map[string]bool)
+	alive := func(engine string) bool {
+		lives, asked := known[engine]
+		if !asked {
+			var err error
+			if lives, err = e.root.alive(engine); err != nil {
+				errs = append(errs, err)
+			}
+			known[engine] = lives
+		}
+		return lives
+	}
+	var names []string
+	var err error
+	if o.All {
+		names, err = e.root.records().list()
+	} else {
+		names, err = e.root.running(alive)
+	}
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]ContainerInfo, 0, len(names))
+	for _, name := range names {
+		r, err := e.root.records().read(name)
 		if errors.Is(err, ErrNotFound) {
 			continue // removed meanwhile
 		}
@@ -105,19 +122,12 @@ func (e *Engine) List(ctx context.Context, o ListOptions) ([]ContainerInfo, erro
 			errs = append(errs, err)
 			continue
 		}
-		lives, asked := alive[r.Owner.Engine]
-		if !asked {
-			if lives, err = e.root.alive(r.Owner.Engine); err != nil {
-				errs = append(errs, err)
-			}
-			alive[r.Owner.Engine] = lives
-		}
-		if info := e.snapshot(r, lives); o.All || info.State.live() {
+		if info := e.snapshot(r, alive(r.Owner.Engine)); o.All || info.State.live() {
 			infos = append(infos, info)
 		}
 	}
 	slices.SortFunc(infos, func(a, b ContainerInfo) int { return b.Created.Compare(a.Created) })
-	return infos, failed(op, "", errors.Join(errs...))
+	return infos, errors.Join(errs...)
 }
 
 // Inspect gives a snapshot of the container.

@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// shortID is how many digits of an ID serve as host name and default name.
+// shortID is how many digits of an ID serve as host name and default name, and
+// name its record.
 const shortID = 12
 
 // namePattern is what Docker allows (RestrictedNamePattern in moby's daemon/names).
@@ -28,6 +29,8 @@ func newID() string {
 }
 
 func isID(s string) bool { return len(s) == 64 && isHex(s) }
+
+func isShortID(s string) bool { return len(s) == shortID && isHex(s) }
 
 func isHex(s string) bool {
 	for i := range len(s) {

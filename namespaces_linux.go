@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -28,14 +29,14 @@ type joined struct {
 
 // join opens the namespaces that are other containers', each once and by a
 // descriptor of its process, and puts them into the spec.
-func (c *Container) join(spec *specs.Spec) (*joined, error) {
+func (c *Container) join(ctx context.Context, spec *specs.Spec) (*joined, error) {
 	j := new(joined)
 	for _, s := range c.own.config.shares() {
 		id, other := s.container()
 		if !other {
 			continue
 		}
-		if err := j.add(c.engine, spec, s.kind, id); err != nil {
+		if err := j.add(ctx, c.engine, spec, s.kind, id); err != nil {
 			j.close()
 			return nil, fmt.Errorf("join the %s namespace of container %s: %w", s.kind, id, err)
 		}
@@ -43,13 +44,13 @@ func (c *Container) join(spec *specs.Spec) (*joined, error) {
 	return j, nil
 }
 
-func (j *joined) add(e *Engine, spec *specs.Spec, kind specs.LinuxNamespaceType, id string) error {
+func (j *joined) add(ctx context.Context, e *Engine, spec *specs.Spec, kind specs.LinuxNamespaceType, id string) error {
 	process, r, err := e.openRunning(id)
 	if err != nil {
 		return err
 	}
 	defer process.Close()
-	if err := e.expose(id, r); err != nil {
+	if err := e.expose(ctx, id, r); err != nil {
 		return err
 	}
 	f, err := runtime.OpenNamespace(process, kind)

@@ -149,8 +149,11 @@ func (c *Container) giveLayer(w *writable, again bool) {
 // layers gives what a container's overlay stands on, topmost first, mounted
 // until the hold is freed.
 func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtime.Lower, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
+	done, err := x.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if x.lowers != nil {
 		return x.lowers, nil
 	}
@@ -167,7 +170,7 @@ func (h *holds) layers(ctx context.Context, x *hold, img *image.Image) ([]runtim
 	}
 	root := unnamedRoot
 	for _, l := range slices.Backward(layers) {
-		m, err := l.Mount()
+		m, err := l.Mount(ctx)
 		if err == nil {
 			mounts = append(mounts, m)
 			// The topmost layer that says how the root is counts.

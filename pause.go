@@ -53,7 +53,7 @@ func (c *Container) settlePause(ctx context.Context, r *run, to State, do func(c
 	err := do(ctx, r)
 	resumed := err == nil && to == StateRunning
 	if err == nil {
-		err = c.become(to, r, pauseChange{State: to})
+		err = c.become(ctx, to, r, pauseChange{State: to})
 		if err != nil && to == StatePaused {
 			err = errors.Join(err, r.container.Resume(context.WithoutCancel(ctx)))
 		}
@@ -86,5 +86,5 @@ func (c *Container) resume(ctx context.Context, r *run) error {
 	if err := r.container.Resume(ctx); err != nil && !errors.Is(err, ErrFailedPrecondition) {
 		return err
 	} // else another was faster, or it has ended, which become finds
-	return c.become(StateRunning, r, pauseChange{State: StateRunning})
+	return c.become(ctx, StateRunning, r, pauseChange{State: StateRunning})
 }

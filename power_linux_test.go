@@ -132,7 +132,7 @@ func (t *powerTest) whole(e *Engine) bool {
 	}
 	got := map[string]string{}
 	for _, l := range layers {
-		m, err := l.Mount()
+		m, err := l.Mount(t.Context())
 		if err != nil {
 			t.Error(err)
 			continue

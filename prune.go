@@ -84,17 +84,17 @@ func reclaimed(n int64) map[string]string {
 
 func (e *Engine) pruneContainers(ctx context.Context, o *PruneContainersOptions) (PrunedContainers, error) {
 	var pruned PrunedContainers
-	ids, err := e.root.records().list()
+	names, err := e.root.records().list()
 	if err != nil {
 		return pruned, err
 	}
 	var errs []error
 	dead := false
-	for _, id := range ids {
+	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return pruned, errors.Join(append(errs, err)...)
 		}
-		r, err := e.root.records().read(id)
+		r, err := e.root.records().read(name)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
@@ -113,24 +113,24 @@ func (e *Engine) pruneContainers(ctx context.Context, o *PruneContainersOptions)
 				continue
 			}
 			e.mu.Lock()
-			c := e.containers[id]
+			c := e.containers[r.ID]
 			e.mu.Unlock()
 			if c == nil {
 				continue
 			}
 			if err := c.remove(ctx, RemoveOptions{}); err != nil {
 				if !errors.Is(err, errRunning) && !errors.Is(err, ErrNotFound) { // it has changed since
-					errs = append(errs, failed("remove container", id, err))
+					errs = append(errs, failed("remove container", r.ID, err))
 				}
 				continue
 			}
 		}
 		dead = dead || !alive
-		pruned.Deleted = append(pruned.Deleted, id)
+		pruned.Deleted = append(pruned.Deleted, r.ID)
 		pruned.Reclaimed += size
 	}
 	if dead {
-		errs = append(errs, e.sweepNow())
+		errs = append(errs, e.sweepNow(ctx))
 	}
 	return pruned, errors.Join(errs...)
 }

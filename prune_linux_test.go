@@ -131,7 +131,7 @@ func TestPruneImages(t *testing.T) {
 // untag takes all names from an image, which a hold keeps.
 func untag(t testing.TB, e *Engine, img *Image) {
 	t.Helper()
-	release, err := e.images.Hold(img.ID(), "test")
+	release, err := e.images.Hold(t.Context(), img.ID(), "test")
 	if err != nil {
 		t.Fatal(err)
 	}

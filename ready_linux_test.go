@@ -430,7 +430,7 @@ func TestReadyRootAfterWriteError(t *testing.T) {
 	dir, disk := diskOf(t, 160<<20)
 	e := testEngine(t, filepath.Join(dir, "root"))
 	img := pulled(t, e, nil)
-	x, err := e.holds.take(img.ID())
+	x, err := e.holds.take(t.Context(), img.ID())
 	if err != nil {
 		t.Fatal(err)
 	}

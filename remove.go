@@ -44,7 +44,7 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 	removed, state, last := o.removed, o.state, o.run
 	o.mu.Unlock()
 	if removed {
-		return fmt.Errorf("no such container: %w", ErrNotFound)
+		return errNoContainer
 	}
 	if state.live() {
 		if !opts.Force {
@@ -64,11 +64,14 @@ func (c *Container) remove(ctx context.Context, opts RemoveOptions) error {
 	}
 	// Whatever happens from here on, the container is no more; a record that
 	// another program has removed is no error of this one's memory.
-	err = c.engine.removeRecord(c.id, c.engine.drafts.give, func(r *record) error {
+	err = c.engine.removeRecord(ctx, c.id, c.engine.drafts.give, func(r *record) error {
 		if r.Exposed { // by another program
 			o.exposed.Store(true)
 		}
 		c.adopt(r)
+		o.mu.Lock()
+		o.name = r.Name // for its last event
+		o.mu.Unlock()
 		return nil
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -106,9 +109,9 @@ func (c *Container) forget(again bool) error {
 
 // removeRecord removes a container's name, and its record in the way given,
 // unless check says no.
-func (e *Engine) removeRecord(id string, remove func(*os.File) error, check func(*record) error) error {
+func (e *Engine) removeRecord(ctx context.Context, id string, remove func(*os.File) error, check func(*record) error) error {
 	d := e.root.records()
-	f, err := d.open(id)
+	f, err := d.open(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -133,7 +136,7 @@ func (c *Container) removeForeign(ctx context.Context, o RemoveOptions) error {
 	for {
 		var last *record
 		remove := func(f *os.File) error { return os.Remove(f.Name()) }
-		err := e.removeRecord(c.id, remove, func(r *record) error {
+		err := e.removeRecord(ctx, c.id, remove, func(r *record) error {
 			alive, err := e.root.alive(r.Owner.Engine)
 			if err == nil && e.snapshot(r, alive).State.live() {
 				err = errRunning

@@ -11,21 +11,21 @@ import (
 // taken: of several who want it, one gets it.
 func (c *Container) Rename(ctx context.Context, name string) error {
 	const op = "rename container"
-	_, leave, err := c.engine.enter(ctx)
+	ctx, leave, err := c.engine.enter(ctx)
 	if err != nil {
 		return failed(op, c.id, err)
 	}
 	defer leave()
-	return failed(op, c.id, c.rename(name))
+	return failed(op, c.id, c.rename(ctx, name))
 }
 
-func (c *Container) rename(name string) error {
+func (c *Container) rename(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
 	e := c.engine
 	d := e.root.records()
-	f, err := d.open(c.id)
+	f, err := d.open(ctx, c.id)
 	if err != nil {
 		return err
 	}
@@ -39,27 +39,19 @@ func (c *Container) rename(name string) error {
 	}
 	after := *before
 	after.Name = name
-	if err := e.claim(&after); err != nil {
+	if err := e.claim(ctx, &after); err != nil {
 		return err
 	}
-	if err := d.append(f, c.id, nameChange{name}); err != nil {
+	if _, err := d.append(f, c.id, nameChange{name}); err != nil {
 		return errors.Join(err, e.unclaim(&after))
 	}
 	if name == defaultName(c.id) {
 		// No file says that this name is claimed, so that another may have
 		// claimed it meanwhile. He sees the record, or it is seen here.
-		if err := e.claim(&after); err != nil {
+		if err := e.claim(ctx, &after); err != nil {
 			f.Close() // lets go of the lock
-			return errors.Join(err, d.change(c.id, nameChange{before.Name}))
+			return errors.Join(err, d.change(context.WithoutCancel(ctx), c.id, nameChange{before.Name}))
 		}
-	}
-	e.mu.Lock()
-	own := e.containers[c.id]
-	e.mu.Unlock()
-	if own != nil {
-		own.own.mu.Lock()
-		own.own.name = name
-		own.own.mu.Unlock()
 	}
 	e.publishRecord(&after, EventRename, "oldName", before.Name)
 	return e.unclaim(before)

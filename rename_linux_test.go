@@ -154,7 +154,7 @@ func TestRenameOfOtherPrograms(t *testing.T) {
 		t.Error("the names are wrong")
 	}
 	other.kill()
-	if err := e.sweepNow(); err != nil {
+	if err := e.sweepNow(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	create(t, e, pulled(t, e, nil), Config{Name: "ours", Args: []string{"exit", "0"}})

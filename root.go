@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -24,7 +25,8 @@ import (
 //	ROOT/engines/E/layers/N  writable layers of its containers
 //	ROOT/engines/E/logs/ID/N their logs
 //	RUN/root                 whose run directory it is
-//	RUN/containers/ID        records
+//	RUN/containers/NN/ID     records: the first digits of their IDs
+//	RUN/running/E            which containers of engine E have processes
 //	RUN/names/NAME           claims of names
 //	RUN/control/E            socket of engine E, see control
 //	RUN/ids                  whose lock of a byte is a claim of user ids
@@ -54,50 +56,51 @@ func (r *root) controlDir() string { return filepath.Join(r.run, "control") }
 func (r *root) records() records { return records(filepath.Join(r.run, "containers")) }
 
 // openRoot registers a new engine with a root. The engines that it found dead
-// come back locked, for the caller to sweep.
-func openRoot(dir, run string) (r *root, dead []deadEngine, err error) {
+// come back locked, for the caller to sweep; and the records that it has removed
+// because no engine lives. The end of ctx ends the wait for others who open it.
+func openRoot(ctx context.Context, dir, run string) (r *root, dead []deadEngine, gone []*record, err error) {
 	r = &root{engine: newEngineID()}
 	if r.dir, err = makeDir(dir); err != nil {
-		return nil, nil, fmt.Errorf("make root: %w", err)
+		return nil, nil, nil, fmt.Errorf("make root: %w", err)
 	}
-	global, err := lockFile(filepath.Join(r.dir, "lock"))
+	global, err := lockFile(ctx, filepath.Join(r.dir, "lock"))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer global.Close()
 	// The format is checked before the run directory is made: refusing one
 	// leaves nothing behind.
 	if r.run, err = canonical(run); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := checkFormat(r.dir, r.run); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	for _, d := range []string{r.run, string(r.records()), string(r.names()), r.eventDir(), r.controlDir()} {
+	for _, d := range []string{r.run, string(r.records()), string(r.names()), r.runningDir(), r.eventDir(), r.controlDir()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, nil, fmt.Errorf("make run directory: %w", err)
+			return nil, nil, nil, fmt.Errorf("make run directory: %w", err)
 		}
 	}
 	if err := claimRunDir(r.dir, r.run); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if err := makeSkeleton(r.skeleton()); err != nil {
-		return nil, nil, fmt.Errorf("make skeleton: %w", err)
+		return nil, nil, nil, fmt.Errorf("make skeleton: %w", err)
 	}
 	dead, alive, err := findDead(r)
 	if err == nil && alive == 0 {
-		err = r.sweepRun()
+		gone, err = r.sweepRun()
 	}
 	if err == nil {
-		err = r.register()
+		err = r.register(ctx)
 	}
 	if err != nil {
 		for _, d := range dead {
 			d.lock.Close()
 		}
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return r, dead, nil
+	return r, dead, gone, nil
 }
 
 func newEngineID() string {
@@ -132,12 +135,12 @@ func canonical(dir string) (string, error) {
 
 // register makes this engine's directory and takes its lock. The root's lock
 // is held, so nobody takes the directory for a dead engine's meanwhile.
-func (r *root) register() error {
+func (r *root) register(ctx context.Context) error {
 	dir := r.engineDir(r.engine)
 	if err := os.MkdirAll(filepath.Join(dir, "layers"), 0o700); err != nil {
 		return errors.Join(fmt.Errorf("make engine directory: %w", err), os.RemoveAll(dir))
 	}
-	lock, err := lockFile(r.engineLock(r.engine))
+	lock, err := lockFile(ctx, r.engineLock(r.engine))
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}

@@ -19,7 +19,7 @@ func TestOpenClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"format", "run/containers", "run/names", "skeleton/etc/hosts", "skeleton/proc"} {
+	for _, path := range []string{"format", "run/containers", "run/names", "run/running", "skeleton/etc/hosts", "skeleton/proc"} {
 		if _, err := os.Stat(filepath.Join(root, path)); err != nil {
 			t.Error(err)
 		}
@@ -212,7 +212,7 @@ func helperClaim(args []string) error {
 	id := newID()
 	r := testRecord(e.root.engine, id)
 	r.Name = args[1]
-	if err := e.claim(r); err != nil {
+	if err := e.claim(context.Background(), r); err != nil {
 		return err
 	}
 	if err := createRecord(e.root.records(), r); err != nil {
@@ -302,16 +302,16 @@ func TestClaimFromDead(t *testing.T) {
 	id, kill := claimed(t, root, "box")
 	r := testRecord(e.root.engine, newID())
 	r.Name = "box"
-	if err := e.claim(r); !errors.Is(err, ErrAlreadyExists) {
+	if err := e.claim(t.Context(), r); !errors.Is(err, ErrAlreadyExists) {
 		t.Errorf("name of a live container: %v", err)
 	}
 	r.Name = id[:12]
-	if err := e.claim(r); err != nil {
+	if err := e.claim(t.Context(), r); err != nil {
 		t.Errorf("%v: the first digits of an ID whose container has a name are free", err)
 	}
 	kill()
 	r.Name = "box"
-	if err := e.claim(r); err != nil {
+	if err := e.claim(t.Context(), r); err != nil {
 		t.Errorf("name of a dead container: %v", err)
 	}
 	if _, err := e.root.records().read(id); !errors.Is(err, ErrNotFound) {
@@ -324,11 +324,12 @@ func TestSweepDamaged(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root")
 	e := testEngine(t, root)
 	id := newID()
-	if err := os.WriteFile(e.root.records().path(id), []byte("{"), 0o600); err != nil {
+	path := e.root.records().path(id)
+	if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("{"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	infos, err := e.List(context.Background(), ListOptions{All: true})
-	if len(infos) != 0 || !errors.Is(err, ErrDataLoss) || !strings.Contains(err.Error(), id) {
+	if len(infos) != 0 || !errors.Is(err, ErrDataLoss) || !strings.Contains(err.Error(), path) {
 		t.Errorf("%v, %v", infos, err)
 	}
 	if err := e.Close(); err != nil {

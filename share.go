@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -120,9 +121,8 @@ func resolveShare[M ~string](e *Engine, kind specs.LinuxNamespaceType, mode *M) 
 	if !other {
 		return nil, nil
 	}
-	id, err := e.resolve(ref)
-	var r *record
-	if err == nil {
+	id, r, err := e.resolve(ref)
+	if err == nil && r == nil {
 		r, err = e.root.records().read(id)
 	}
 	if err != nil {
@@ -151,7 +151,7 @@ func (e *Engine) sharedNetwork(n Network) Network {
 
 // expose says of a running container that its processes are not among
 // themselves, see confined: in memory, or to the program that it is of.
-func (e *Engine) expose(id string, r *record) error {
+func (e *Engine) expose(ctx context.Context, id string, r *record) error {
 	e.mu.Lock()
 	c := e.containers[id]
 	e.mu.Unlock()
@@ -162,5 +162,5 @@ func (e *Engine) expose(id string, r *record) error {
 	if r.Exposed {
 		return nil
 	}
-	return e.root.records().change(id, exposedChange{Exposed: true})
+	return e.root.records().change(ctx, id, exposedChange{Exposed: true})
 }

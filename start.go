@@ -31,7 +31,7 @@ func (c *Container) start(ctx context.Context) error {
 	o.mu.Unlock()
 	switch {
 	case removed:
-		return fmt.Errorf("no such container: %w", ErrNotFound)
+		return errNoContainer
 	case state == StateRunning:
 		return fmt.Errorf("container is already running: %w", ErrFailedPrecondition)
 	case state == StatePaused:
@@ -64,7 +64,7 @@ func (c *Container) start(ctx context.Context) error {
 	if err := r.output.connect(&o.config, o.log, r.number); err != nil {
 		return err
 	}
-	shared, err := c.join(spec)
+	shared, err := c.join(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -84,26 +84,29 @@ func (c *Container) start(ctx context.Context) error {
 	}
 	r.output.begin()
 	c.readyNext()
-	return c.started(r, since, bootTime())
+	return c.started(ctx, r, since, bootTime())
 }
 
 // started writes down that a run has begun.
-func (c *Container) started(r *run, since, until int64) error {
+func (c *Container) started(ctx context.Context, r *run, since, until int64) error {
 	o := c.own
-	err := c.become(StateRunning, r, startChange{
-		State:   StateRunning,
-		PID:     r.container.Pid(),
-		Cgroup:  r.container.CgroupPath(),
-		Runs:    r.number,
-		Started: time.Now(),
-		Layer:   o.layer.name,
-		Since:   since,
-		Until:   until,
-	})
+	err := c.engine.running.add(c.id)
+	if err == nil {
+		err = c.become(ctx, StateRunning, r, startChange{
+			State:   StateRunning,
+			PID:     r.container.Pid(),
+			Cgroup:  r.container.CgroupPath(),
+			Runs:    r.number,
+			Started: time.Now(),
+			Layer:   o.layer.name,
+			Since:   since,
+			Until:   until,
+		})
+	}
 	if err != nil {
 		// It has been removed by another program, or cannot be written down:
 		// a container that nobody can find must not run.
-		err = errors.Join(err, r.container.Delete(context.Background()))
+		err = errors.Join(err, r.container.Delete(context.Background()), c.engine.running.remove(c.id))
 		c.engine.ids.release(r.ids)
 		o.claim.release()
 		r.force()
@@ -123,7 +126,7 @@ func (c *Container) finish(r *run) {
 	finished := time.Now()
 	// Who sees the container's end in its record finds its log complete.
 	logged, lost := r.output.wait(c.own.config.WaitDelay, r.forced)
-	change := c.become(StateExited, r, exitChange{
+	change := c.become(ctx, StateExited, r, exitChange{
 		State:    StateExited,
 		Status:   status,
 		Finished: finished,
@@ -132,7 +135,7 @@ func (c *Container) finish(r *run) {
 	if errors.Is(change, ErrNotFound) {
 		change = nil // another program has removed it
 	}
-	r.err = errors.Join(err, lost, change)
+	r.err = errors.Join(err, lost, change, c.engine.running.remove(c.id))
 	if r.err != nil { // Wait tells it, if anyone asks
 		c.engine.log().Warn("output or status is lost", "container", c.id, "error", r.err)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -114,11 +115,15 @@ type record struct {
 	Logged int64 `json:"logged,omitempty"`
 }
 
+// check finds what is wrong with what was read as the record of an ID, or of its
+// first digits.
 func (r *record) check(path, id string) error {
 	switch {
 	case r.Version > recordVersion:
 		return fmt.Errorf("%s: written by a newer program: version %d, this program has %d: %w", path, r.Version, recordVersion, ErrFailedPrecondition)
-	case r.Version < 1 || r.ID != id || r.Name == "" || !isHex(r.Owner.Engine):
+	case isID(r.ID) && !strings.HasPrefix(r.ID, id) && r.ID[:shortID] == id[:shortID]:
+		return errNoContainer // but one whose ID begins the same
+	case r.Version < 1 || !isID(r.ID) || !strings.HasPrefix(r.ID, id) || r.Name == "" || !isHex(r.Owner.Engine):
 		return fmt.Errorf("%s: damaged: not the record of container %s: %w", path, id, ErrDataLoss)
 	case r.State != StateCreated && !r.State.live() && r.State != StateExited:
 		return fmt.Errorf("%s: damaged: state %q: %w", path, r.State, ErrDataLoss)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,21 +56,22 @@ func findDead(r *root) (dead []deadEngine, alive int, err error) {
 	return dead, alive, nil
 }
 
-// sweepRun empties the run directory's state. The root is locked and no engine
-// lives, so all of it is stale, damaged files and an earlier boot's included.
-func (r *root) sweepRun() error {
-	for _, dir := range []string{string(r.records()), string(r.names()), r.controlDir()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			return err
-		}
-		for _, entry := range entries {
-			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
-				return err
-			}
-		}
+// sweepRun empties the run directory's state, and gives the records that were
+// there. The root is locked and no engine lives, so all of it is stale, damaged
+// files and an earlier boot's included.
+func (r *root) sweepRun() ([]*record, error) {
+	gone, err := r.records().clear()
+	return gone, errors.Join(err, clearDir(string(r.names())), clearDir(r.runningDir()), clearDir(r.controlDir()))
+}
+
+// clearDir removes what is in a directory.
+func clearDir(dir string) error {
+	names, err := dirNames(dir)
+	errs := []error{err}
+	for _, name := range names {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // sweep removes what dead engines left: names, records, image holds, writable
@@ -97,7 +99,7 @@ func (e *Engine) sweep(dead []deadEngine) {
 		return
 	}
 	for id := range gone {
-		err := errors.Join(e.images.Release(imageHolder(id)), e.root.removeSocket(id))
+		err := errors.Join(os.RemoveAll(e.root.runningOf(id)), e.images.Release(imageHolder(id)), e.root.removeSocket(id))
 		if err == nil {
 			err = removeEngineDir(e.root.engineDir(id))
 		}
@@ -111,15 +113,15 @@ func (e *Engine) sweep(dead []deadEngine) {
 
 // publishSwept tells of a dead program's container.
 func (e *Engine) publishSwept(r *record) {
-	if r.State == StateRunning {
+	if r.State.live() {
 		e.publishRecord(r, EventDie)
 	}
 	e.publishRecord(r, EventDestroy)
 }
 
 // sweepNow sweeps engines that have ended since Open.
-func (e *Engine) sweepNow() error {
-	global, err := lockFile(filepath.Join(e.root.dir, "lock"))
+func (e *Engine) sweepNow(ctx context.Context) error {
+	global, err := lockFile(ctx, filepath.Join(e.root.dir, "lock"))
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (*own) processSpec() *specs.Process { return new(specs.Process) }
 
 type joined struct{ shm *os.File }
 
-func (*Container) join(*specs.Spec) (*joined, error) { return nil, supported() }
+func (*Container) join(context.Context, *specs.Spec) (*joined, error) { return nil, supported() }
 
 func (*joined) close() {}
 

@@ -50,7 +50,7 @@ func (c *Container) update(ctx context.Context, change Resources) error {
 	removed, state, r := o.removed, o.state, o.run
 	o.mu.Unlock()
 	if removed {
-		return fmt.Errorf("no such container: %w", ErrNotFound)
+		return errNoContainer
 	}
 	if state.live() {
 		now := *whole
@@ -63,7 +63,7 @@ func (c *Container) update(ctx context.Context, change Resources) error {
 			}
 		}
 	}
-	if err := c.engine.root.records().change(c.id, resourcesChange{merged}); err != nil {
+	if err := c.change(ctx, resourcesChange{merged}); err != nil {
 		if state.live() { // the kernel has the new limits: back to the old ones
 			old := *o.resources
 			lift(&old, liftedBy(o.config.Resources, merged))

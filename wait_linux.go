@@ -52,7 +52,7 @@ func (w *foreignWait) open() (err error) {
 	}
 	w.record, err = os.Open(w.engine.root.records().path(w.id))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("no such container: %w", ErrNotFound)
+		return errNoContainer
 	}
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (w *foreignWait) open() (err error) {
 	if err != nil {
 		if !w.engine.root.records().current(w.record, w.id) {
 			// Removed while it was opened: the file may be another's by now.
-			err = fmt.Errorf("no such container: %w", ErrNotFound)
+			err = errNoContainer
 		}
 		return err
 	}

@@ -41,7 +41,7 @@ func helperStates(args []string) error {
 	}
 	size, _ := strconv.ParseInt(args[1], 10, 64)
 	files, _ := strconv.Atoi(args[2])
-	l := newLogFile(e.root.logDir(e.root.engine, id), size, files, func() error { return d.change(id, logChange{Log: true}) })
+	l := newLogFile(e.root.logDir(e.root.engine, id), size, files, func() error { return d.change(context.Background(), id, logChange{Log: true}) })
 	var output numbered
 	fmt.Println(id)
 	runs := 0
@@ -53,13 +53,13 @@ func helperStates(args []string) error {
 			output.log(l, runs, n)
 		case "start":
 			runs++
-			err = d.change(id, startChange{State: StateRunning, PID: os.Getpid(), Runs: runs})
+			err = d.change(context.Background(), id, startChange{State: StateRunning, PID: os.Getpid(), Runs: runs})
 		case "exit":
 			position, logErr := l.close()
-			err = errors.Join(logErr, d.change(id, exitChange{State: StateExited, Status: Status{Code: runs, Known: true}, Logged: position}))
+			err = errors.Join(logErr, d.change(context.Background(), id, exitChange{State: StateExited, Status: Status{Code: runs, Known: true}, Logged: position}))
 		case "long":
-			err = errors.Join(d.change(id, map[string]string{"image_name": strings.Repeat("x", longRecord)}),
-				d.change(id, map[string]string{"image_name": "x"}))
+			err = errors.Join(d.change(context.Background(), id, map[string]string{"image_name": strings.Repeat("x", longRecord)}),
+				d.change(context.Background(), id, map[string]string{"image_name": "x"}))
 		case "remove":
 			err = errors.Join(os.Remove(d.path(id)), l.remove())
 		case "close":

@@ -194,7 +194,7 @@ func (a *arrival) commit(ctx context.Context, images []listing) error {
 	if err := atomicfile.SyncDir(s.path("blobs", "sha256")); err != nil {
 		return err
 	}
-	l, err := s.lockUntil(ctx, exclusive)
+	l, err := s.lock(ctx, exclusive)
 	if err != nil {
 		return err
 	}

@@ -158,7 +158,7 @@ func tarNames(t testing.TB, raw []byte) (names []string) {
 // layerNames lists the files of a layer.
 func layerNames(t testing.TB, l *layer.Layer) (names []string) {
 	t.Helper()
-	m, err := l.Mount()
+	m, err := l.Mount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -56,7 +56,7 @@ func (s *Store) claim(what claimed) (*claim, error) {
 	}
 	c := &claim{store: s, dir: dir, claimed: what}
 	var err error
-	if c.lock, err = lockFile(filepath.Join(dir, "lock"), exclusive); err == nil {
+	if c.lock, err = tryLockFile(filepath.Join(dir, "lock")); err == nil { // nobody else knows it
 		if err = atomicfile.WriteJSON(filepath.Join(dir, claimFile), what, atomicfile.Durable); err == nil {
 			err = atomicfile.SyncDir(s.path("claims"))
 		}
@@ -70,7 +70,7 @@ func (s *Store) claim(what claimed) (*claim, error) {
 
 // claimFor is claim under the store's lock.
 func (s *Store) claimFor(ctx context.Context, what claimed) (*claim, error) {
-	l, err := s.lockUntil(ctx, exclusive)
+	l, err := s.lock(ctx, exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func (s *Store) claimFor(ctx context.Context, what claimed) (*claim, error) {
 // extend adds to what a claim names. What is found to be there after that,
 // nobody removes.
 func (c *claim) extend(ctx context.Context, what claimed) error {
-	l, err := c.store.lockUntil(ctx, exclusive)
+	l, err := c.store.lock(ctx, exclusive)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (c *claim) remove() error {
 func (c *claim) abandon(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonPatience)
 	defer cancel()
-	l, err := c.store.lockUntil(ctx, exclusive)
+	l, err := c.store.lock(ctx, exclusive)
 	if err != nil {
 		c.lock.unlock()
 		return err
@@ -198,7 +198,7 @@ func (s *Store) claims(except []*claim) (live claimed, dead []*claim, err error)
 }
 
 // sweep removes what dead programs have left. It is quick when there is nothing.
-func (s *Store) sweep() error {
+func (s *Store) sweep(ctx context.Context) error {
 	claims, err := os.ReadDir(s.path("claims"))
 	if err != nil {
 		return err
@@ -210,7 +210,7 @@ func (s *Store) sweep() error {
 	if len(claims) == 0 && len(torn) == 0 {
 		return nil
 	}
-	l, err := s.lock(exclusive)
+	l, err := s.lock(ctx, exclusive)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func TestBlobCannotBePlaced(t *testing.T) {
 		if err := os.RemoveAll(s.blobPath(d)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(s.dir, s.layers); err != nil {
+		if _, err := Open(t.Context(), s.dir, s.layers); err != nil {
 			t.Fatal(err)
 		}
 		s.mustBeEmpty(t)

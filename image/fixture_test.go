@@ -288,7 +288,7 @@ func openStore(t testing.TB, dir string) testStore {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { layers.Close() })
-	s, err := Open(filepath.Join(dir, "images"), layers)
+	s, err := Open(t.Context(), filepath.Join(dir, "images"), layers)
 	if err != nil {
 		t.Fatal(err)
 	}

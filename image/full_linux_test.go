@@ -43,7 +43,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer layers.Close()
-	images, err := Open(filepath.Join(dir, "images"), layers)
+	images, err := Open(t.Context(), filepath.Join(dir, "images"), layers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,12 +24,14 @@ var holderName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 // made in the seconds before a power cut may be lost with it. A holder whose
 // program died is released by whoever finds that out; to find it at all, that
 // program must have recorded the holder before it holds.
-func (s *Store) Hold(id digest.Digest, holder string) (release func() error, err error) {
+//
+// The end of ctx ends the wait for another program that changes the store.
+func (s *Store) Hold(ctx context.Context, id digest.Digest, holder string) (release func() error, err error) {
 	if !holderName.MatchString(holder) {
 		return nil, fmt.Errorf("hold image %s: holder %.150q: %w", id, holder, errdefs.ErrInvalidArgument)
 	}
 	// Shared: a removal in between sees the hold or has taken the image.
-	l, err := s.lock(shared)
+	l, err := s.lock(ctx, shared)
 	if err != nil {
 		return nil, fmt.Errorf("hold image %s: %w", id, err)
 	}

@@ -28,7 +28,7 @@ func TestNothingStaysOpen(t *testing.T) {
 	lying := &lyingImage{Image: image, layer: tarLayer(t, tarOf(t, "f", "g"))}
 	round := func() {
 		i := s.mustPull(t, ref)
-		release, err := s.Hold(i.ID(), "holder")
+		release, err := s.Hold(t.Context(), i.ID(), "holder")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+
+	"github.com/inboard/engine/internal/lockwait"
 )
 
 // fileLock is a lock on a file that the kernel frees when its holder dies. Two
@@ -22,46 +24,17 @@ const (
 	exclusive
 )
 
-// lockFile waits for the lock of the file at path, which it creates.
-func lockFile(path string, mode lockMode) (*fileLock, error) {
-	l, err := openLock(path, mode, true)
-	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
+// lockFile waits for the lock of the file at path, which it creates, until ctx
+// ends: a program that is stopped keeps its locks.
+func lockFile(ctx context.Context, path string, mode lockMode) (l *fileLock, err error) {
+	err = lockwait.Until(ctx, func() (bool, error) {
+		l, err = tryLockMode(path, mode)
+		return l != nil, err
+	})
+	if errors.Is(err, lockwait.ErrHeld) {
+		err = fmt.Errorf("lock %s: %w", path, err)
 	}
-	return l, nil
-}
-
-// lockFileUntil is lockFile for somebody who may not wait for long: a program that
-// is stopped keeps its locks. What waits on goes when the lock is free.
-func lockFileUntil(ctx context.Context, path string, mode lockMode) (*fileLock, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	l, err := tryLockMode(path, mode)
-	if l != nil || err != nil {
-		return l, err
-	}
-	type locked struct {
-		lock *fileLock
-		err  error
-	}
-	got := make(chan locked)
-	go func() {
-		l, err := lockFile(path, mode)
-		select {
-		case got <- locked{l, err}:
-		case <-ctx.Done():
-			if l != nil {
-				l.unlock()
-			}
-		}
-	}()
-	select {
-	case g := <-got:
-		return g.lock, g.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("lock %s, which another has: %w", path, ctx.Err())
-	}
+	return l, err
 }
 
 // tryLockFile is nil when somebody else has the lock.
@@ -71,25 +44,12 @@ func tryLockFile(path string) (*fileLock, error) { return tryLockMode(path, excl
 func tryShareFile(path string) (*fileLock, error) { return tryLockMode(path, shared) }
 
 func tryLockMode(path string, mode lockMode) (*fileLock, error) {
-	l, err := openLock(path, mode, false)
-	if errors.Is(err, errLocked) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	return l, nil
-}
-
-var errLocked = errors.New("locked by another")
-
-func openLock(path string, mode lockMode, wait bool) (*fileLock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("lock: %w", err)
 		}
-		if err := lock(f, mode, wait); err != nil {
+		if ok, err := tryLock(f, mode); err != nil || !ok {
 			f.Close()
 			return nil, err
 		}
@@ -101,7 +61,7 @@ func openLock(path string, mode lockMode, wait bool) (*fileLock, error) {
 		}
 		f.Close()
 		if err := errors.Join(err1, err2); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+			return nil, fmt.Errorf("lock: %w", err)
 		}
 	}
 }

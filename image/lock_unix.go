@@ -3,30 +3,29 @@
 package image
 
 import (
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-func lock(f *os.File, mode lockMode, wait bool) error {
+// tryLock is false when somebody else has the lock.
+func tryLock(f *os.File, mode lockMode) (bool, error) {
 	how := unix.LOCK_SH
 	if mode == exclusive {
 		how = unix.LOCK_EX
 	}
-	if !wait {
-		how |= unix.LOCK_NB
-	}
 	for {
-		err := unix.Flock(int(f.Fd()), how)
-		switch err {
+		switch err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err {
 		case unix.EINTR:
 			continue
 		case unix.EWOULDBLOCK:
-			return errLocked
+			return false, nil
 		case nil:
-			return nil
+			return true, nil
+		default:
+			return false, fmt.Errorf("lock: %w", &os.PathError{Op: "flock", Path: f.Name(), Err: err})
 		}
-		return &os.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}
 }
 

@@ -84,7 +84,7 @@ func indexStore(t testing.TB) testStore {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { layers.Close() })
-	s, err := Open(filepath.Join(dir, "images"), layers)
+	s, err := Open(t.Context(), filepath.Join(dir, "images"), layers)
 	if err != nil {
 		t.Fatal(err)
 	}

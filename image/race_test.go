@@ -44,7 +44,7 @@ func TestRace(t *testing.T) {
 					t.Errorf("pull: %v", err)
 					return
 				}
-				release, err := s.Hold(i.ID(), fmt.Sprint("worker", worker))
+				release, err := s.Hold(t.Context(), i.ID(), fmt.Sprint("worker", worker))
 				switch {
 				case errors.Is(err, errdefs.ErrNotFound): // removed by another
 				case err != nil:

@@ -46,7 +46,7 @@ func (s *Store) Remove(ctx context.Context, ref string, o RemoveOptions) (*Remov
 }
 
 func (s *Store) remove(ctx context.Context, ref string, o RemoveOptions) (*Removed, error) {
-	l, err := s.lockUntil(ctx, exclusive)
+	l, err := s.lock(ctx, exclusive)
 	if err != nil {
 		return nil, err
 	}

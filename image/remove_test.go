@@ -113,14 +113,14 @@ func TestHold(t *testing.T) {
 	b := build(t, hostPlatform, gzipLayer(t, "a", "b"))
 	ref := f.push("app", "v1", b)
 	i := s.mustPull(t, ref)
-	release, err := s.Hold(i.ID(), "container-1")
+	release, err := s.Hold(t.Context(), i.ID(), "container-1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Hold(i.ID(), "container-2"); err != nil {
+	if _, err := s.Hold(t.Context(), i.ID(), "container-2"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Hold(i.ID(), "container-2"); err != nil {
+	if _, err := s.Hold(t.Context(), i.ID(), "container-2"); err != nil {
 		t.Errorf("twice: %v", err)
 	}
 	if h, err := s.Holders(); err != nil || !slices.Equal(h[i.ID()], []string{"container-1", "container-2"}) || len(h) != 1 {
@@ -180,7 +180,7 @@ func TestHoldErrors(t *testing.T) {
 	s := newStore(t)
 	i := s.mustPull(t, f.push("app", "v1", build(t, hostPlatform)))
 	for _, holder := range []string{"", ".", "..", "../x", "a/b", "-a", "a\x00", strings.Repeat("a", 129)} {
-		if _, err := s.Hold(i.ID(), holder); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		if _, err := s.Hold(t.Context(), i.ID(), holder); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%q: %v", holder, err)
 		}
 		if err := s.Release(holder); err != nil {
@@ -188,7 +188,7 @@ func TestHoldErrors(t *testing.T) {
 		}
 	}
 	for _, id := range []digest.Digest{"", "x", anyDigest, "sha256:../../x"} {
-		if _, err := s.Hold(id, "holder"); !errors.Is(err, errdefs.ErrNotFound) {
+		if _, err := s.Hold(t.Context(), id, "holder"); !errors.Is(err, errdefs.ErrNotFound) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
@@ -211,7 +211,7 @@ func TestHoldOutlivesMovedTag(t *testing.T) {
 	s := newStore(t)
 	ref := f.push("app", "v1", build(t, hostPlatform, gzipLayer(t, "a", "1")))
 	i := s.mustPull(t, ref)
-	if _, err := s.Hold(i.ID(), "container"); err != nil {
+	if _, err := s.Hold(t.Context(), i.ID(), "container"); err != nil {
 		t.Fatal(err)
 	}
 	f.push("app", "v1", build(t, hostPlatform, gzipLayer(t, "a", "2")))

@@ -354,7 +354,7 @@ func TestStoreLockIsHeld(t *testing.T) {
 	b := build(t, hostPlatform, gzipLayer(t, "a", "b"))
 	ref := f.push("app", "v1", b)
 	s := newStore(t)
-	l, err := s.lock(exclusive) // as another program has it: by a descriptor of its own
+	l, err := s.lock(t.Context(), exclusive) // as another program has it: by a descriptor of its own
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,6 +363,14 @@ func TestStoreLockIsHeld(t *testing.T) {
 		"remove": func(ctx context.Context) error { _, err := s.Remove(ctx, "app", RemoveOptions{}); return err },
 		"load": func(ctx context.Context) error {
 			_, err := s.Load(ctx, strings.NewReader("x"), LoadOptions{})
+			return err
+		},
+		"hold": func(ctx context.Context) error { _, err := s.Hold(ctx, b.config, "x"); return err },
+		"open": func(ctx context.Context) error {
+			if err := os.WriteFile(s.path(".tmp-x"), nil, 0o600); err != nil { // to be swept
+				return err
+			}
+			_, err := Open(ctx, s.dir, s.layers)
 			return err
 		},
 	} {

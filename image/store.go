@@ -42,19 +42,21 @@ type content struct {
 // removes what pulls and removals of dead programs have left. The layers of
 // pulled images go to layers. A layout of another version gives
 // ErrFailedPrecondition.
-func Open(dir string, layers *layer.Store) (*Store, error) {
+//
+// The end of ctx ends the wait for another program that changes the store.
+func Open(ctx context.Context, dir string, layers *layer.Store) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	s := &Store{dir: dir, layers: layers, patience: defaultPatience, known: make(map[digest.Digest]*content)}
-	if err := s.open(); err != nil {
+	if err := s.open(ctx); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	return s, nil
 }
 
-func (s *Store) open() error {
+func (s *Store) open(ctx context.Context) error {
 	for _, d := range []string{".", "blobs", "blobs/sha256", "claims", "fetching", "holds"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
@@ -63,7 +65,7 @@ func (s *Store) open() error {
 	var layout ocispec.ImageLayout
 	err := atomicfile.ReadJSON(s.path(ocispec.ImageLayoutFile), &layout)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = s.create()
+		err = s.create(ctx)
 		layout.Version = ocispec.ImageLayoutVersion
 	}
 	if path := (*fs.PathError)(nil); err != nil && !errors.As(err, &path) {
@@ -75,13 +77,13 @@ func (s *Store) open() error {
 	if layout.Version != ocispec.ImageLayoutVersion {
 		return fmt.Errorf("%s: image layout version %.20q, not %q: %w", s.path(ocispec.ImageLayoutFile), layout.Version, ocispec.ImageLayoutVersion, errdefs.ErrFailedPrecondition)
 	}
-	return s.sweep()
+	return s.sweep(ctx)
 }
 
 // create writes the files of an empty layout; oci-layout, which says that the
 // others are there, last.
-func (s *Store) create() error {
-	l, err := s.lock(exclusive)
+func (s *Store) create(ctx context.Context) error {
+	l, err := s.lock(ctx, exclusive)
 	if err != nil {
 		return err
 	}
@@ -101,14 +103,8 @@ func (s *Store) path(elem ...string) string {
 // lock takes the store's lock: exclusive to change index.json or the claims, or
 // to remove anything; shared to add a hold. No other lock of the store is waited
 // for while it is held; package layer's own come after it.
-func (s *Store) lock(mode lockMode) (*fileLock, error) {
-	return lockFile(s.path("lock"), mode)
-}
-
-// lockUntil is lock, until ctx ends: a program that is stopped while it has the
-// lock keeps it.
-func (s *Store) lockUntil(ctx context.Context, mode lockMode) (*fileLock, error) {
-	return lockFileUntil(ctx, s.path("lock"), mode)
+func (s *Store) lock(ctx context.Context, mode lockMode) (*fileLock, error) {
+	return lockFile(ctx, s.path("lock"), mode)
 }
 
 // index gives index.json as it is now. Callers must not change it.

@@ -62,7 +62,7 @@ func TestLayout(t *testing.T) {
 		if err := os.WriteFile(s.path(ocispec.ImageLayoutFile), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(s.dir, s.layers); err == nil || !strings.Contains(err.Error(), s.path(ocispec.ImageLayoutFile)) || !errors.Is(err, want) {
+		if _, err := Open(t.Context(), s.dir, s.layers); err == nil || !strings.Contains(err.Error(), s.path(ocispec.ImageLayoutFile)) || !errors.Is(err, want) {
 			t.Errorf("%q: %v", content, err)
 		}
 	}
@@ -70,7 +70,7 @@ func TestLayout(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(file, s.layers); err == nil || !strings.Contains(err.Error(), file) {
+	if _, err := Open(t.Context(), file, s.layers); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a file as a directory: %v", err)
 	}
 }
@@ -165,20 +165,20 @@ func TestDamagedIndex(t *testing.T) {
 		_, list := s.List(t.Context())
 		_, remove := s.Remove(t.Context(), ref, RemoveOptions{})
 		_, pull := s.Pull(t.Context(), ref, anonymous)
-		_, hold := s.Hold(anyDigest, "x")
+		_, hold := s.Hold(t.Context(), anyDigest, "x")
 		for verb, err := range map[string]error{"lookup": lookup, "list": list, "remove": remove, "pull": pull, "hold": hold} {
 			if !errors.Is(err, errdefs.ErrDataLoss) || !strings.Contains(err.Error(), path) {
 				t.Errorf("%.40q, %s: %v", damage, verb, err)
 			}
 		}
-		if _, err := Open(s.dir, s.layers); err != nil {
+		if _, err := Open(t.Context(), s.dir, s.layers); err != nil {
 			t.Errorf("%.40q: open: %v", damage, err)
 		}
 	}
 	if err := os.WriteFile(path, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(s.dir, s.layers); err != nil { // sweeps what the pulls had to leave
+	if _, err := Open(t.Context(), s.dir, s.layers); err != nil { // sweeps what the pulls had to leave
 		t.Fatal(err)
 	}
 	if after := s.contents(t); !slices.Equal(after, before) {

@@ -49,7 +49,7 @@ func bothStores(t testing.TB) map[string]*Store {
 // mountPath mounts a layer and returns a path of its root.
 func mountPath(t testing.TB, l *Layer) string {
 	t.Helper()
-	m, err := l.Mount()
+	m, err := l.Mount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ import (
 func mountAll(t *testing.T, stores []*Store, archives ...[]byte) (stack []*Mount) {
 	t.Helper()
 	for i, b := range archives {
-		m, err := mustAdd(t, stores[i], b).Mount()
+		m, err := mustAdd(t, stores[i], b).Mount(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,12 +319,12 @@ func TestCoverOfConverted(t *testing.T) {
 				t.Fatalf("%+v, %v", upper, err)
 			}
 		}
-		if err := s.convert(dir, upper.rec); err != nil {
+		if err := s.convert(t.Context(), dir, upper.rec); err != nil {
 			t.Fatal(err)
 		}
 		var stack []*Mount
 		for _, l := range []*Layer{upper, lower} {
-			m, err := l.Mount()
+			m, err := l.Mount(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -152,7 +152,7 @@ func TestWhiteoutAndEntry(t *testing.T) {
 	for form, s := range bothStores(t) {
 		var stack []*os.File
 		for _, b := range [][]byte{archives[1], archives[0]} {
-			m, err := mustAdd(t, s, b).Mount()
+			m, err := mustAdd(t, s, b).Mount(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -86,7 +86,7 @@ func TestConvertDiskFull(t *testing.T) {
 	for _, free := range []int64{0, 4096, 16 << 10, 256 << 10} {
 		empty := fill(t, s, free)
 		before := openFiles(t)
-		if m, err := l.Mount(); !errors.Is(err, unix.ENOSPC) || !errors.Is(err, errdefs.ErrResourceExhausted) {
+		if m, err := l.Mount(t.Context()); !errors.Is(err, unix.ENOSPC) || !errors.Is(err, errdefs.ErrResourceExhausted) {
 			t.Errorf("with %d bytes: %v, %v", free, m, err)
 		}
 		if n := openFiles(t); n != before {
@@ -141,7 +141,7 @@ func TestLostTree(t *testing.T) {
 		if err := harm(tree); err != nil {
 			t.Fatal(err)
 		}
-		if m, err := l.Mount(); !errors.Is(err, errdefs.ErrDataLoss) || !strings.Contains(err.Error(), tree) {
+		if m, err := l.Mount(t.Context()); !errors.Is(err, errdefs.ErrDataLoss) || !strings.Contains(err.Error(), tree) {
 			t.Errorf("%s: %v, %v", what, m, err)
 		}
 		if err := s.Remove(l.DiffID()); err != nil {

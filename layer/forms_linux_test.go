@@ -24,7 +24,7 @@ func TestFormsAreEqual(t *testing.T) {
 		got := map[string]map[string]string{}
 		for form, s := range stores {
 			l := mustAdd(t, s, b)
-			m, err := l.Mount()
+			m, err := l.Mount(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +101,7 @@ func TestOverlay(t *testing.T) {
 		t.Run(form, func(t *testing.T) {
 			var lowers []*os.File
 			for _, b := range [][]byte{upper, lower} {
-				m, err := mustAdd(t, s, b).Mount()
+				m, err := mustAdd(t, s, b).Mount(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}

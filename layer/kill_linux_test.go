@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 		childAdd()
 	case "bounds":
 		childBounds()
+	case "lock":
+		childLock()
 	}
 }
 
@@ -80,7 +82,7 @@ func TestKill(t *testing.T) {
 				t.Errorf("%v, %d: %s is there", form, n, all[0].DiffID())
 			}
 			if form == FormDirectory {
-				m, err := l.Mount()
+				m, err := l.Mount(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -298,7 +298,7 @@ func TestLongNames(t *testing.T) {
 	for form, s := range bothStores(t) {
 		var stack []*os.File
 		for _, b := range [][]byte{tarOf(upper...), lower} {
-			m, err := mustAdd(t, s, b).Mount()
+			m, err := mustAdd(t, s, b).Mount(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

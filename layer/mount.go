@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/inboard/engine/internal/lockwait"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -83,16 +85,22 @@ func (m *Mount) Close() error {
 // initial user namespace.
 //
 // A layer in the index form that this kernel cannot mount is turned into a
-// directory first, for good: its tar and index are removed.
-func (l *Layer) Mount() (*Mount, error) {
-	m, err := l.store.mount(l)
-	if err != nil {
+// directory first, for good: its tar and index are removed. One program does that;
+// the end of ctx ends the wait of others for it, not the work.
+func (l *Layer) Mount(ctx context.Context) (*Mount, error) {
+	for {
+		m, err := l.store.mount(ctx, l)
+		switch {
+		case err == nil:
+			return m, nil
+		case errors.Is(err, lockwait.ErrHeld) && ctx.Err() == nil:
+			continue // it was another call, whose context has ended
+		}
 		return nil, fmt.Errorf("mount layer %s: %w", l.rec.DiffID, err)
 	}
-	return m, nil
 }
 
-func (s *Store) mount(l *Layer) (*Mount, error) {
+func (s *Store) mount(ctx context.Context, l *Layer) (*Mount, error) {
 	id := l.rec.DiffID
 	s.mu.Lock()
 	if s.closed {
@@ -107,15 +115,20 @@ func (s *Store) mount(l *Layer) (*Mount, error) {
 	m.refs++
 	s.mu.Unlock()
 	if !ok {
-		m.err = s.open(l, m)
+		m.err = s.open(ctx, l, m)
 		close(m.ready)
 	}
-	<-m.ready
+	shared := &Mount{store: s, id: id, m: m}
+	select {
+	case <-m.ready:
+	case <-ctx.Done():
+		return nil, errors.Join(context.Cause(ctx), shared.Close())
+	}
 	if m.err == nil {
 		if len(m.parts) > 0 {
 			s.trimLater()
 		}
-		return &Mount{store: s, id: id, m: m}, nil
+		return shared, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,11 +12,12 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/inboard/engine/internal/atomicfile"
+	"github.com/inboard/engine/internal/lockwait"
 	"golang.org/x/sys/unix"
 )
 
 // open opens a layer in its form.
-func (s *Store) open(l *Layer, m *mounted) error {
+func (s *Store) open(ctx context.Context, l *Layer, m *mounted) error {
 	dir, err := s.path(l.rec.DiffID)
 	if err != nil {
 		return err
@@ -32,7 +33,7 @@ func (s *Store) open(l *Layer, m *mounted) error {
 		if !errors.Is(err, errdefs.ErrNotImplemented) {
 			return err
 		}
-		if err := s.convert(dir, rec); err != nil {
+		if err := s.convert(ctx, dir, rec); err != nil {
 			return fmt.Errorf("turn into a directory, as this kernel does not mount an index here (%w): %w", errors.Unwrap(err), err)
 		}
 	}
@@ -180,20 +181,14 @@ func mountError(step string, fs int, err error) error {
 // convert turns a layer from the index form into the directory form, from its
 // tar. The record says which form counts; what a crash leaves of the other one
 // is removed with the layer, or by the next try. Processes take turns.
-func (s *Store) convert(dir string, rec record) error {
+func (s *Store) convert(ctx context.Context, dir string, rec record) error {
 	lock, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-		if err == nil {
-			break
-		}
-		if err != unix.EINTR {
-			return os.NewSyscallError("flock", err)
-		}
+	if err := lockwait.Until(ctx, func() (bool, error) { return tryLock(lock) }); err != nil {
+		return err
 	}
 	now, err := readRecord(dir, rec.DiffID)
 	if err != nil || now.Form == FormDirectory.String() {

@@ -24,7 +24,7 @@ func TestMountIsShared(t *testing.T) {
 			for i := range mounts {
 				wg.Go(func() {
 					var err error
-					if mounts[i], err = l.Mount(); err != nil {
+					if mounts[i], err = l.Mount(t.Context()); err != nil {
 						t.Error(err)
 					}
 				})
@@ -65,7 +65,7 @@ func TestMountIsShared(t *testing.T) {
 			if n := openFiles(t); n != before {
 				t.Errorf("%d descriptors left", n-before)
 			}
-			if _, err := l.Mount(); !errors.Is(err, errdefs.ErrDataLoss) && !errors.Is(err, errdefs.ErrNotFound) {
+			if _, err := l.Mount(t.Context()); !errors.Is(err, errdefs.ErrDataLoss) && !errors.Is(err, errdefs.ErrNotFound) {
 				t.Errorf("mount of a removed layer: %v", err)
 			}
 		})
@@ -85,14 +85,14 @@ func TestMountAndClose(t *testing.T) {
 	for form, s := range bothStores(t) {
 		before := openFiles(t)
 		kept, used := mustAdd(t, s, tarOf(file("a"))), mustAdd(t, s, tarOf(file("b")))
-		m, err := kept.Mount()
+		m, err := kept.Mount(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := m.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if m, err = used.Mount(); err != nil {
+		if m, err = used.Mount(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Close(); err != nil {
@@ -110,7 +110,7 @@ func TestMountAndClose(t *testing.T) {
 		if n := openFiles(t); n != before {
 			t.Errorf("%s: %d descriptors left", form, n-before)
 		}
-		if _, err := kept.Mount(); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+		if _, err := kept.Mount(t.Context()); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 			t.Errorf("%s: mount from a closed store: %v", form, err)
 		}
 	}
@@ -119,7 +119,7 @@ func TestMountAndClose(t *testing.T) {
 func TestMountFlags(t *testing.T) {
 	s := indexStore(t)
 	l := mustAdd(t, s, tarOf(member{name: "su", mode: 0o4755}))
-	m, err := l.Mount()
+	m, err := l.Mount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestMountRefused(t *testing.T) {
 			if err := damage(); err != nil {
 				t.Fatal(err)
 			}
-			if m, err := l.Mount(); err == nil || !strings.Contains(err.Error(), path) {
+			if m, err := l.Mount(t.Context()); err == nil || !strings.Contains(err.Error(), path) {
 				t.Errorf("%s %s: %v, %v", name, what, m, err)
 			}
 			restore()
@@ -186,7 +186,7 @@ func TestMountRefused(t *testing.T) {
 	if err := os.WriteFile(index, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := l.Mount(); err == nil {
+	if m, err := l.Mount(t.Context()); err == nil {
 		t.Errorf("damaged super block: %v", m)
 	}
 	good[superAt+20] ^= 1
@@ -235,14 +235,14 @@ func TestConvert(t *testing.T) {
 			if err := prepare(dir); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.convert(dir, l.rec); err != nil {
+			if err := s.convert(t.Context(), dir, l.rec); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
 			now, err := s.Get(l.DiffID())
 			if err != nil || now.Form() != FormDirectory || now.Size() != l.Size() || now.Opaque() != l.Opaque() {
 				t.Errorf("%s: %+v, %v", what, now, err)
 			}
-			m, err := l.Mount() // the old handle
+			m, err := l.Mount(t.Context()) // the old handle
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -278,7 +278,7 @@ func TestConvertAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if err := s.convert(dir, l.rec); err != nil {
+			if err := s.convert(t.Context(), dir, l.rec); err != nil {
 				t.Error(err)
 			}
 		})
@@ -346,7 +346,7 @@ func TestIndexWhereItCannotBeMounted(t *testing.T) {
 	if l.Form() != FormIndex {
 		t.Fatalf("form %v", l.Form())
 	}
-	m, err := l.Mount()
+	m, err := l.Mount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func openTmpfs(t *testing.T, size int64) *Store {
 func TestPagesOnce(t *testing.T) {
 	s := indexStore(t)
 	l := mustAdd(t, s, tarOf(member{name: "large", data: strings.Repeat("0123456789abcdef", 1<<17)}))
-	m, err := l.Mount()
+	m, err := l.Mount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -394,7 +394,7 @@ func TestPagesOnce(t *testing.T) {
 		}
 	}
 	// Another one, mounted later, and the same after its first user has gone.
-	again, err := l.Mount()
+	again, err := l.Mount(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-func (s *Store) open(*Layer, *mounted) error {
+func (s *Store) open(context.Context, *Layer, *mounted) error {
 	return fmt.Errorf("on %s: %w", runtime.GOOS, errdefs.ErrNotImplemented)
 }
 

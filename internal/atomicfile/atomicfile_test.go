@@ -44,6 +44,64 @@ func TestWholeWhileRacing(t *testing.T) {
 	names(t, filepath.Dir(path), "file")
 }
 
+// Of many who want a name one gets it, and the others' files stay, whether the
+// filesystem has such a rename or not.
+func TestRenameNew(t *testing.T) {
+	supported := renameNew
+	defer func() { renameNew = supported }()
+	for what, rename := range map[string]func(string, string) error{
+		"one call": supported,
+		"a link":   func(string, string) error { return errors.ErrUnsupported },
+	} {
+		renameNew = rename
+		dir := t.TempDir()
+		const programs = 8
+		var won, lost sync.Map
+		var all sync.WaitGroup
+		for i := range programs {
+			path := filepath.Join(dir, string(rune('a'+i)))
+			if err := os.WriteFile(path, []byte(path), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			all.Go(func() {
+				switch err := RenameNew(path, filepath.Join(dir, "z")); {
+				case err == nil:
+					won.Store(path, true)
+				case errors.Is(err, fs.ErrExist):
+					lost.Store(path, true)
+				default:
+					t.Errorf("%s: %v", what, err)
+				}
+			})
+		}
+		all.Wait()
+		data, err := os.ReadFile(filepath.Join(dir, "z"))
+		if _, ok := won.Load(string(data)); !ok || err != nil {
+			t.Errorf("%s: the name has %q, %v, which did not win", what, data, err)
+		}
+		left := 0
+		lost.Range(func(path, _ any) bool {
+			left++
+			if data, err := os.ReadFile(path.(string)); err != nil || string(data) != path {
+				t.Errorf("%s: who lost has %q, %v", what, data, err)
+			}
+			return true
+		})
+		if left != programs-1 {
+			t.Errorf("%s: %d lost", what, left)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != programs {
+			t.Errorf("%s: %v, %v", what, entries, err)
+		}
+		if err := RenameNew(filepath.Join(dir, "none"), filepath.Join(dir, "new")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: a file that is not there: %v", what, err)
+		}
+		if err := RenameNew(filepath.Join(dir, "z"), filepath.Join(dir, "none", "new")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: a directory that is not there: %v", what, err)
+		}
+	}
+}
+
 // names checks what a directory holds.
 func names(t *testing.T, dir string, want ...string) {
 	t.Helper()
