@@ -3,10 +3,11 @@
 // misbehave, and a check that nothing is left behind.
 //
 //	func TestGreeting(t *testing.T) {
-//		enginetest.Leaks(t)
+//		root := t.TempDir()
+//		enginetest.Leaks(t, root)
 //		registry := enginetest.NewRegistry(t)
 //		ref := registry.Push(t, "greeting:v1", enginetest.Shell(t))
-//		e, err := engine.Open(engine.WithRoot(t.TempDir()))
+//		e, err := engine.Open(engine.WithRoot(root))
 //		...
 //		img, err := e.Pull(t.Context(), ref, engine.PullOptions{})
 //		...

@@ -16,14 +16,15 @@ func greeting(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to start containers")
 	}
-	enginetest.Leaks(t) // first, so that it looks last
+	root := t.TempDir()
+	enginetest.Leaks(t, root) // before all else, so that it looks last
 	registry := enginetest.NewRegistry(t)
 	image := enginetest.Shell(t, enginetest.NewLayer(
 		enginetest.File("srv/names", "world\nmoon\n"),
 	))
 	ref := registry.Push(t, "greeting:v1", image)
 
-	e, err := engine.Open(engine.WithRoot(t.TempDir()))
+	e, err := engine.Open(engine.WithRoot(root))
 	if err != nil {
 		t.Fatal(err)
 	}

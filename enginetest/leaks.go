@@ -18,8 +18,7 @@ import (
 // background. Nothing is waited for once nothing is left.
 var patience = 10 * time.Second
 
-// Watch says where [Leaks] looks for what only its user knows. The zero value is
-// what Leaks watches.
+// Watch says where to look for what only a test knows.
 type Watch struct {
 	// Roots are the roots of Engines, and their run directories where those lie
 	// elsewhere. They need not exist yet. Of what is below them that counts as
@@ -46,7 +45,8 @@ func (w *Watch) cgroups() []string {
 // run, for what it has left behind, and names each thing: a mount, cgroup,
 // network link, process, namespace, nftables table, descriptor or goroutine. It
 // belongs at a test's beginning, so that its own cleanup comes last; what stands
-// then may stay. See [Watch] for files, and for cgroups of another name.
+// then may stay. Given the roots of Engines, which t.TempDir makes before, it looks
+// for files there too; [Watch] tells which, and has more to choose.
 //
 // What is seen. Mounts, links and nftables tables are those of the namespaces
 // that this process is in. Processes are those that descend from this one,
@@ -72,9 +72,9 @@ func (w *Watch) cgroups() []string {
 // RLIMIT_MSGQUEUE of this process becomes its pid, as a mark that processes
 // inherit. Leaks takes one to two milliseconds in all, on a machine with 1,700
 // processes; these, mounts and cgroups are what it grows with.
-func Leaks(t testing.TB) {
+func Leaks(t testing.TB, roots ...string) {
 	t.Helper()
-	Watch{}.Leaks(t)
+	Watch{Roots: roots}.Leaks(t)
 }
 
 // watched are the tests that run now.
@@ -94,7 +94,7 @@ type watch struct {
 	beside   []string
 }
 
-// Leaks is [Leaks] with more to look at.
+// Leaks is the function [Leaks] with more to look at.
 func (w Watch) Leaks(t testing.TB) {
 	t.Helper()
 	prepare()

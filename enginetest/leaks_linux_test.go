@@ -68,13 +68,15 @@ var leaks = map[string]struct {
 		return unix.Waitid(unix.P_PID, cmd.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil)
 	}, `^process \d+ .* state Z`},
 	"namespace that a descriptor holds": {func() error {
-		return inThread(func() error {
-			if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
-				return err
-			}
-			_, err := unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		cmd := exec.Command("/proc/self/exe")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS}
+		if err := cmd.Start(); err != nil {
 			return err
-		})
+		}
+		_, err := unix.Open(fmt.Sprintf("/proc/%d/ns/uts", cmd.Process.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		err = errors.Join(err, cmd.Process.Kill())
+		_ = cmd.Wait()
+		return err
 	}, `^namespace uts:\[\d+\]: number \d+$`},
 	"namespace that a mount holds": {func() error {
 		return unix.Mount("/proc/self/ns/net", "/etc/group", "", unix.MS_BIND, "")
@@ -133,16 +135,6 @@ func anyCgroup() (string, error) {
 		}
 	}
 	return "", errSkip("no cgroup hierarchy is mounted")
-}
-
-// inThread runs f in a thread that ends with it.
-func inThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
 }
 
 // addLink makes a network link (rtnetlink(7)).
