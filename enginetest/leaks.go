@@ -80,11 +80,11 @@ func Leaks(t testing.TB, roots ...string) {
 // watched are the tests that run now.
 var watched struct {
 	sync.Mutex
-	tests map[*watch]struct{}
+	tests map[*running]struct{}
 }
 
-// watch is one test that is watched.
-type watch struct {
+// running is one test that is watched.
+type running struct {
 	Watch
 	name   string
 	before stock
@@ -98,56 +98,56 @@ type watch struct {
 func (w Watch) Leaks(t testing.TB) {
 	t.Helper()
 	prepare()
-	this := &watch{Watch: w, name: t.Name()}
-	this.before = w.look()
+	r := &running{Watch: w, name: t.Name()}
+	r.before = w.look()
 	watched.Lock()
 	if watched.tests == nil {
-		watched.tests = make(map[*watch]struct{})
+		watched.tests = make(map[*running]struct{})
 	}
-	watched.tests[this] = struct{}{}
+	watched.tests[r] = struct{}{}
 	watched.Unlock()
 	t.Cleanup(func() {
 		t.Helper()
-		this.end(t)
+		r.end(t)
 	})
 }
 
 // end looks at what a test has left, or leaves that to one that still runs.
-func (this *watch) end(t testing.TB) {
+func (r *running) end(t testing.TB) {
 	t.Helper()
 	watched.Lock()
-	delete(watched.tests, this)
-	var other *watch
+	delete(watched.tests, r)
+	var other *running
 	for o := range watched.tests {
-		if !strings.HasPrefix(this.name, o.name+"/") {
+		if !strings.HasPrefix(r.name, o.name+"/") {
 			other = o
 		}
 	}
 	if other != nil {
-		other.suspects = append(other.suspects, this.left(this.look())...)
-		other.beside = append(append(other.beside, this.name), this.beside...)
+		other.suspects = append(other.suspects, r.left(r.look())...)
+		other.beside = append(append(other.beside, r.name), r.beside...)
 	}
 	watched.Unlock()
 	if other != nil {
 		return
 	}
-	left := settle(func() []thing { return this.left(this.look()) })
+	left := settle(func() []thing { return r.left(r.look()) })
 	if len(left) == 0 {
 		return
 	}
 	who := "left behind"
-	if len(this.beside) > 0 {
-		slices.Sort(this.beside)
-		who = fmt.Sprintf("left behind by this test or one that ran beside it, %s", strings.Join(slices.Compact(this.beside), ", "))
+	if len(r.beside) > 0 {
+		slices.Sort(r.beside)
+		who = fmt.Sprintf("left behind by this test or one that ran beside it, %s", strings.Join(slices.Compact(r.beside), ", "))
 	}
 	t.Errorf("%s:%s", who, describe(left))
 }
 
 // left are the things of now that were not there before, and the suspects that
 // still are.
-func (this *watch) left(now stock) []thing {
-	left := this.before.more(now)
-	for _, s := range this.suspects {
+func (r *running) left(now stock) []thing {
+	left := r.before.more(now)
+	for _, s := range r.suspects {
 		if now[s] > 0 && !slices.Contains(left, s) {
 			left = append(left, s)
 		}
