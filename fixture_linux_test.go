@@ -7,31 +7,28 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/inboard/engine/enginetest"
 )
 
 // shared is what most tests of containers use: a registry, and an engine.
 var shared struct {
 	sync.Mutex
-	registry *httptest.Server
+	registry *enginetest.Registry
 	engine   *Engine
 	layer    v1.Layer // has the program
 	images   int
@@ -115,24 +112,18 @@ type tarFile struct {
 
 func tarLayer(t testing.TB, files ...tarFile) v1.Layer {
 	t.Helper()
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
+	var entries []enginetest.Entry
 	for _, f := range files {
-		f.Size = int64(len(f.data))
 		if f.Mode == 0 {
 			f.Mode = 0o644
 		}
-		if err := w.WriteHeader(&f.Header); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, f.data); err != nil {
-			t.Fatal(err)
-		}
+		entries = append(entries, enginetest.Entry{Header: f.Header, Data: f.data})
 	}
-	if err := w.Close(); err != nil {
+	data, err := enginetest.Tar(entries...)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return static.NewLayer(buf.Bytes(), types.OCIUncompressedLayer)
+	return static.NewLayer(data, types.OCIUncompressedLayer)
 }
 
 func file(name, data string) tarFile {
@@ -171,10 +162,10 @@ func pushLayers(t testing.TB, change func(*v1.ConfigFile), layers ...v1.Layer) s
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.registry == nil {
-		shared.registry = httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+		shared.registry = enginetest.StartRegistry()
 	}
 	shared.images++
-	ref := fmt.Sprintf("%s/test/image%d:latest", strings.TrimPrefix(shared.registry.URL, "http://"), shared.images)
+	ref := fmt.Sprintf("%s/test/image%d:latest", shared.registry.Host, shared.images)
 	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), layers...)
 	if err != nil {
 		t.Fatal(err)

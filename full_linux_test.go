@@ -313,8 +313,9 @@ func fullContainer(t *testing.T, d *disk, e *Engine, img *Image) {
 		}
 		return added()
 	})
-	// The runtime is opened with the first start, and stays; the layers are kept for the next one.
-	added = d.since("/run/runtime", "/layers/", "/run/running/"+e.root.engine)
+	// The runtime and the claims are opened with the first start, and stay; the layers
+	// are kept for the next one.
+	added = d.since("/run/runtime", "/run/claims", "/layers/", "/run/running/"+e.root.engine)
 	d.until("start", "start container ", func() error { return c.Start(ctx) }, func() []string {
 		if info, err := c.Inspect(ctx); err != nil || info.State != StateCreated {
 			t.Errorf("%+v, %v", info, err)

@@ -79,7 +79,9 @@ func TestTokenAuthentication(t *testing.T) {
 		"nobody":         {authn.AuthConfig{}, errdefs.ErrUnauthenticated},
 	} {
 		s := newStore(t)
-		r.tokens.requests, r.fakeRegistry.requests, r.valid = nil, nil, ""
+		r.tokens.Forget()
+		r.fakeRegistry.Forget()
+		r.valid = ""
 		_, err := s.Pull(t.Context(), ref, PullOptions{Keychain: keychain{r.host: c.auth}})
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
@@ -92,16 +94,16 @@ func TestTokenAuthentication(t *testing.T) {
 			continue
 		}
 		// One token serves the manifest, the config and three layers at once.
-		if n := len(r.tokens.asked()); n != 1 {
+		if n := len(r.tokens.Requests()); n != 1 {
 			t.Errorf("%s: asked for %d tokens", name, n)
 		}
-		asked := r.asked()
-		if asked[0].authorization != "" || len(asked) != 6 {
+		asked := r.Requests()
+		if asked[0].Header.Get("Authorization") != "" || len(asked) != 6 {
 			t.Errorf("%s: %d requests, first %+v", name, len(asked), asked[0])
 		}
 		for _, a := range asked[1:] {
-			if !strings.HasPrefix(a.authorization, "Bearer token-") {
-				t.Errorf("%s: %s with %q", name, a.path, a.authorization)
+			if !strings.HasPrefix(a.Header.Get("Authorization"), "Bearer token-") {
+				t.Errorf("%s: %s with %q", name, a.Path, a.Header.Get("Authorization"))
 			}
 		}
 	}
@@ -114,7 +116,7 @@ func TestTokenRequest(t *testing.T) {
 	if _, err := newStore(t).Pull(t.Context(), ref, PullOptions{Keychain: user}); err != nil {
 		t.Fatal(err)
 	}
-	if q := r.tokens.asked()[0]; q.method != "GET" || q.path != "/token" || q.query != "scope=repository%3Aapp%3Apull&service=the+registry" {
+	if q := r.tokens.Requests()[0]; q.Method != "GET" || q.Path != "/token" || q.Query != "scope=repository%3Aapp%3Apull&service=the+registry" {
 		t.Errorf("%+v", q)
 	}
 }
@@ -136,7 +138,7 @@ func TestTokenExpires(t *testing.T) {
 	if _, err := s.Pull(t.Context(), ref, PullOptions{Keychain: keychain{r.host: {Username: "user", Password: "pass"}}}); err != nil {
 		t.Error(err)
 	}
-	if n := len(r.tokens.asked()); n != 2 {
+	if n := len(r.tokens.Requests()); n != 2 {
 		t.Errorf("asked for %d tokens", n)
 	}
 }
@@ -230,11 +232,11 @@ func TestCredentialsStayAtHome(t *testing.T) {
 		if ask == "" && err != nil || ask != "" && !errors.Is(err, errdefs.ErrUnauthenticated) {
 			t.Errorf("asking %q: %v", ask, err)
 		}
-		if len(other.asked()) == 0 {
+		if len(other.Requests()) == 0 {
 			t.Error("the other host was not asked")
 		}
-		for _, a := range other.asked() {
-			if a.authorization != "" || a.header.Get("Cookie") != "" || strings.Contains(a.path, "token") {
+		for _, a := range other.Requests() {
+			if a.Header.Get("Authorization") != "" || a.Header.Get("Cookie") != "" || strings.Contains(a.Path, "token") {
 				t.Errorf("asking %q: the other host got %+v", ask, a)
 			}
 		}
@@ -297,12 +299,12 @@ func TestTokenServerRedirects(t *testing.T) {
 		return true
 	})
 	_, err := newStore(t).Pull(t.Context(), ref, PullOptions{Keychain: keychain{r.host: {Username: "user", Password: "pass"}}})
-	if !errors.Is(err, errdefs.ErrUnauthenticated) || len(other.asked()) == 0 {
+	if !errors.Is(err, errdefs.ErrUnauthenticated) || len(other.Requests()) == 0 {
 		t.Errorf("%v", err)
 	}
-	for _, a := range other.asked() {
-		if a.authorization != "" {
-			t.Errorf("the other host got %q", a.authorization)
+	for _, a := range other.Requests() {
+		if a.Header.Get("Authorization") != "" {
+			t.Errorf("the other host got %q", a.Header.Get("Authorization"))
 		}
 	}
 }

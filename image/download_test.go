@@ -281,7 +281,7 @@ func TestBlobReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, content := range []string{"", "x", bulk(7, 100<<10)} {
-		f.pushBlob("app", []byte(content))
+		f.PushBlob(t, "app", []byte(content))
 		for _, size := range []int{1, 1000, 1 << 20} {
 			r, err := newRegistry(ref, anonymous, s.patience)
 			if err != nil {

@@ -109,7 +109,7 @@ func TestRegistryToken(t *testing.T) {
 	if _, err := newStore(t).Pull(t.Context(), ref, PullOptions{Keychain: keychain{f.host: authn.AuthConfig{RegistryToken: "given"}}}); err != nil {
 		t.Error(err)
 	}
-	if f.count("/token") != 0 {
+	if f.Count("/token") != 0 {
 		t.Error("the token server was asked")
 	}
 }
@@ -186,7 +186,7 @@ func TestCVE_2024_3727(t *testing.T) {
 			harm(b, &m)
 			b.manifest = marshal(t, m)
 			for _, raw := range b.blobs {
-				f.pushBlob("app", raw)
+				f.PushBlob(t, "app", raw)
 			}
 			f.answer(func(w http.ResponseWriter, r *http.Request) bool {
 				if !strings.HasSuffix(r.URL.Path, "/manifests/v1") {
@@ -200,9 +200,9 @@ func TestCVE_2024_3727(t *testing.T) {
 			if _, err := s.Pull(t.Context(), f.host+"/app:v1", anonymous); !errors.Is(err, errdefs.ErrDataLoss) {
 				t.Errorf("%s %q: %v", where, evil, err)
 			}
-			for _, r := range f.asked() {
-				if strings.Contains(r.path, "..") || strings.HasSuffix(r.path, "/"+string(evil)) {
-					t.Errorf("%s %q: asked for %s", where, evil, r.path)
+			for _, r := range f.Requests() {
+				if strings.Contains(r.Path, "..") || strings.HasSuffix(r.Path, "/"+string(evil)) {
+					t.Errorf("%s %q: asked for %s", where, evil, r.Path)
 				}
 			}
 			s.mustBeEmpty(t)
@@ -280,15 +280,15 @@ func TestCVE_2026_53493(t *testing.T) {
 	f.push("app", "other", other)
 	raw := indexOf(t, other.desc())
 	for range maxIndexDepth - 1 {
-		f.pushManifest("app", "part", ocispec.MediaTypeImageIndex, raw)
+		f.PushManifest(t, "app", "part", ocispec.MediaTypeImageIndex, raw)
 		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 		raw = indexOf(t, slices.Repeat([]ocispec.Descriptor{d}, 30)...)
 	}
-	f.pushManifest("app", "v1", ocispec.MediaTypeImageIndex, raw)
+	f.PushManifest(t, "app", "v1", ocispec.MediaTypeImageIndex, raw)
 	f.answer(nil)
 	_, err := s.Pull(t.Context(), f.host+"/app:v1", anonymous)
-	if !errors.Is(err, errdefs.ErrDataLoss) || len(f.asked()) > maxDocuments {
-		t.Errorf("%v after %d requests", err, len(f.asked()))
+	if !errors.Is(err, errdefs.ErrDataLoss) || len(f.Requests()) > maxDocuments {
+		t.Errorf("%v after %d requests", err, len(f.Requests()))
 	}
 	s.mustBeEmpty(t)
 }

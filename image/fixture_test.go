@@ -1,48 +1,34 @@
 package image
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
-	"log"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	ggcr "github.com/google/go-containerregistry/pkg/registry"
-	"github.com/inboard/engine/layer"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/inboard/engine/enginetest"
+	"github.com/inboard/engine/layer"
 )
 
 // tarOf makes a layer's tar of one file.
 func tarOf(t testing.TB, name, content string) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1e9, 0)})
-	if err == nil {
-		_, err = io.WriteString(w, content)
-	}
-	if err == nil {
-		err = w.Close()
-	}
+	e := enginetest.File(name, content)
+	e.ModTime = time.Unix(1e9, 0)
+	b, err := enginetest.Tar(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b.Bytes()
+	return b
 }
 
 // bulk is text that compresses badly enough to take many reads.
@@ -58,25 +44,17 @@ func bulk(seed, size int) string {
 	return string(b)
 }
 
-func gzipped(t testing.TB, b []byte) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	w.Write(b)
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
+func gzipped(t testing.TB, b []byte) []byte { return compressed(t, enginetest.Gzip, b) }
 
-func zstded(t testing.TB, b []byte) []byte {
+func zstded(t testing.TB, b []byte) []byte { return compressed(t, enginetest.Zstd, b) }
+
+func compressed(t testing.TB, c enginetest.Compression, b []byte) []byte {
 	t.Helper()
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	out, err := c.Compress(b)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.Close()
-	return w.EncodeAll(b, nil)
+	return out
 }
 
 // built is an image as a registry serves it.
@@ -179,99 +157,40 @@ func indexOf(t testing.TB, manifests ...ocispec.Descriptor) []byte {
 	return marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: manifests})
 }
 
-// fakeRegistry is go-containerregistry's registry with a front that records the
-// requests and can answer in its stead.
+// fakeRegistry is a registry that a test can have answer in its stead.
 type fakeRegistry struct {
+	*enginetest.Registry
 	t       testing.TB
-	server  *httptest.Server
 	host    string
-	backend http.Handler
-
-	mu       sync.Mutex
-	front    func(w http.ResponseWriter, r *http.Request) bool // true: answered
-	requests []recorded
-}
-
-type recorded struct {
-	method, path, authorization, query string
-	header                             http.Header
+	backend http.Handler // answers rightly, and records nothing
 }
 
 func newFakeRegistry(t testing.TB) *fakeRegistry {
 	t.Helper()
-	f := &fakeRegistry{t: t, backend: ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0)))}
-	f.server = httptest.NewServer(f)
-	t.Cleanup(f.server.Close)
-	f.host = f.server.Listener.Addr().String()
-	return f
+	r := enginetest.NewRegistry(t)
+	return &fakeRegistry{r, t, r.Host, r.Handler()}
 }
 
-func (f *fakeRegistry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	f.mu.Lock()
-	f.requests = append(f.requests, recorded{r.Method, r.URL.Path, r.Header.Get("Authorization"), r.URL.RawQuery, r.Header.Clone()})
-	front := f.front
-	f.mu.Unlock()
-	if front == nil || !front(w, r) {
-		f.backend.ServeHTTP(w, r)
-	}
-}
-
-// answer sets the front and forgets the requests so far.
+// answer has front answer the requests that it says it has, instead of what
+// answered before, and forgets the requests so far.
 func (f *fakeRegistry) answer(front func(w http.ResponseWriter, r *http.Request) bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.front, f.requests = front, nil
-}
-
-// asked gives the requests since the last answer, without the pings.
-func (f *fakeRegistry) asked() []recorded {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.requests)
-}
-
-// count is how many requests' paths contain a word.
-func (f *fakeRegistry) count(word string) int {
-	n := 0
-	for _, r := range f.asked() {
-		if strings.Contains(r.path, word) {
-			n++
-		}
+	f.Reset()
+	if front != nil {
+		f.Answer(enginetest.Any, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if !front(w, r) {
+				next.ServeHTTP(w, r)
+			}
+		})
 	}
-	return n
-}
-
-// do makes a request of the backend without recording it.
-func (f *fakeRegistry) do(method, path, contentType string, body []byte) {
-	f.t.Helper()
-	r := httptest.NewRequest(method, path, bytes.NewReader(body))
-	if contentType != "" {
-		r.Header.Set("Content-Type", contentType)
-	}
-	w := httptest.NewRecorder()
-	f.backend.ServeHTTP(w, r)
-	if w.Code/100 != 2 {
-		f.t.Fatalf("%s %s: %d %s", method, path, w.Code, w.Body)
-	}
-}
-
-func (f *fakeRegistry) pushBlob(repository string, raw []byte) {
-	f.t.Helper()
-	f.do("POST", "/v2/"+repository+"/blobs/uploads/?digest="+string(digest.FromBytes(raw)), "", raw)
-}
-
-func (f *fakeRegistry) pushManifest(repository, tag, mediaType string, raw []byte) {
-	f.t.Helper()
-	f.do("PUT", "/v2/"+repository+"/manifests/"+tag, mediaType, raw)
 }
 
 // push serves an image under repository:tag and gives its reference.
 func (f *fakeRegistry) push(repository, tag string, b *built) string {
 	f.t.Helper()
 	for _, raw := range b.blobs {
-		f.pushBlob(repository, raw)
+		f.PushBlob(f.t, repository, raw)
 	}
-	f.pushManifest(repository, tag, b.mediaType, b.manifest)
+	f.PushManifest(f.t, repository, tag, b.mediaType, b.manifest)
 	return f.host + "/" + repository + ":" + tag
 }
 

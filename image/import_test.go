@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +21,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/inboard/engine/enginetest"
 )
 
 // importable makes an image of layers as go-containerregistry does.
@@ -214,7 +215,7 @@ func TestImportHostile(t *testing.T) {
 
 // TestImportIsCancelled while a layer is read that never comes.
 func TestImportIsCancelled(t *testing.T) {
-	goroutines := runtime.NumGoroutine()
+	enginetest.Leaks(t)
 	image := importable(t, types.OCIManifestSchema1, tarLayer(t, tarOf(t, "a", "b")))
 	r, w := io.Pipe()
 	blocked := &blockedLayer{must(image.Layers())[0], r, make(chan struct{}), make(chan struct{})}
@@ -234,7 +235,6 @@ func TestImportIsCancelled(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("the layer was not closed")
 	}
-	settle(t, goroutines)
 	if _, err := s.Import(ctx, image, ImportOptions{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}

@@ -2,19 +2,16 @@ package image
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/inboard/engine/enginetest"
 )
 
-// TestNothingStaysOpen counts goroutines and descriptors over pulls, with the
+// TestNothingStaysOpen looks for goroutines and descriptors after pulls, with the
 // default transport, loads and imports, of which some fail.
 func TestNothingStaysOpen(t *testing.T) {
 	f := newFakeRegistry(t)
@@ -66,39 +63,12 @@ func TestNothingStaysOpen(t *testing.T) {
 		}
 	}
 	round()
-	// What the server and the sockets have yet to notice takes a moment.
-	settled := func(goroutines, files int) bool {
-		for range 1000 {
-			if runtime.NumGoroutine() <= goroutines && openFiles(t) <= files {
-				return true
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		return false
-	}
-	f.server.CloseClientConnections()
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	// The first round may leave what all others share.
+	f.Disconnect()
+	enginetest.Leaks(t)
 	for range 20 {
 		round()
 	}
-	f.server.CloseClientConnections()
-	if !settled(goroutines, files) {
-		t.Errorf("goroutines: %d, before %d; files: %d, before %d", runtime.NumGoroutine(), goroutines, openFiles(t), files)
-	}
+	f.Disconnect()
 	s.mustBeEmpty(t)
-}
-
-func openFiles(t *testing.T) int {
-	t.Helper()
-	names, err := filepath.Glob("/proc/self/fd/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, name := range names {
-		if to, err := os.Readlink(name); err == nil && !strings.HasPrefix(to, "anon_inode:") {
-			n++
-		}
-	}
-	return n
 }

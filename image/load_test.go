@@ -13,11 +13,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/inboard/engine/enginetest"
 )
 
 // sameAs checks that an image is another one: by its ID, its config, and layers
@@ -515,9 +516,9 @@ func TestLoadProgress(t *testing.T) {
 // TestLoadFromPipe ends with its context, also while nothing comes through the
 // pipe.
 func TestLoadFromPipe(t *testing.T) {
+	enginetest.Leaks(t)
 	i := imageOf(t, []string{"app:v1"}, gzipLayer(t, "a", bulk(1, 300<<10)), gzipLayer(t, "b", "c"))
 	archive := pack(t, skopeoArchive(t, i)...)
-	goroutines := runtime.NumGoroutine()
 	s := newStore(t)
 	for _, at := range []int{0, 100, 100 << 10, len(archive)} {
 		r, w, err := os.Pipe()
@@ -542,7 +543,6 @@ func TestLoadFromPipe(t *testing.T) {
 		}
 		r.Close()
 	}
-	settle(t, goroutines)
 	r, w := io.Pipe()
 	go func() {
 		for n := range archive { // as slowly as it goes
@@ -560,18 +560,6 @@ func TestLoadFromPipe(t *testing.T) {
 	broken := errors.New("the cable was cut")
 	if _, err := s.Load(t.Context(), io.MultiReader(bytes.NewReader(archive[:5000]), &cut{broken}), LoadOptions{}); !errors.Is(err, broken) || errors.Is(err, errdefs.ErrDataLoss) {
 		t.Error(err)
-	}
-	settle(t, goroutines)
-}
-
-// settle waits until goroutines that were told to have ended.
-func settle(t *testing.T, goroutines int) {
-	t.Helper()
-	for wait := time.Millisecond; runtime.NumGoroutine() > goroutines; wait *= 2 {
-		if wait > 5*time.Second {
-			t.Fatalf("%d goroutines, before %d", runtime.NumGoroutine(), goroutines)
-		}
-		time.Sleep(wait)
 	}
 }
 

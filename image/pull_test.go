@@ -101,7 +101,7 @@ func (f *fakeRegistry) pushIndex(repository, tag string, images ...*built) strin
 		f.push(repository, b.config.Encoded()[:12], b)
 		descs = append(descs, b.desc())
 	}
-	f.pushManifest(repository, tag, ocispec.MediaTypeImageIndex, indexOf(f.t, descs...))
+	f.PushManifest(f.t, repository, tag, ocispec.MediaTypeImageIndex, indexOf(f.t, descs...))
 	return f.host + "/" + repository + ":" + tag
 }
 
@@ -157,7 +157,7 @@ func TestNestedIndex(t *testing.T) {
 	desc.Platform, odesc.Platform = nil, nil
 	raw := indexOf(t, odesc, desc)
 	for depth := 1; depth <= maxIndexDepth+1; depth++ {
-		f.pushManifest("app", "v1", ocispec.MediaTypeImageIndex, raw)
+		f.PushManifest(t, "app", "v1", ocispec.MediaTypeImageIndex, raw)
 		i, err := s.Pull(t.Context(), f.host+"/app:v1", anonymous)
 		if (err == nil) != (depth <= maxIndexDepth) {
 			t.Errorf("depth %d: %v", depth, err)
@@ -171,14 +171,14 @@ func TestNestedIndex(t *testing.T) {
 	var wide []ocispec.Descriptor
 	for n := range 2 * maxDocuments {
 		leaf := indexOf(t, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: anyDigest, Size: int64(n), Platform: &other.platform})
-		f.pushManifest("app", "leaf", ocispec.MediaTypeImageIndex, []byte(strings.Replace(string(leaf), "application/vnd.oci.image.manifest", "application/vnd.example", 1)))
+		f.PushManifest(t, "app", "leaf", ocispec.MediaTypeImageIndex, []byte(strings.Replace(string(leaf), "application/vnd.oci.image.manifest", "application/vnd.example", 1)))
 		leaf = []byte(strings.Replace(string(leaf), "application/vnd.oci.image.manifest", "application/vnd.example", 1))
 		wide = append(wide, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(leaf), Size: int64(len(leaf))})
 	}
-	f.pushManifest("app", "wide", ocispec.MediaTypeImageIndex, indexOf(t, wide...))
+	f.PushManifest(t, "app", "wide", ocispec.MediaTypeImageIndex, indexOf(t, wide...))
 	f.answer(nil)
-	if _, err := s.Pull(t.Context(), f.host+"/app:wide", anonymous); !errors.Is(err, errdefs.ErrDataLoss) || len(f.asked()) > maxDocuments {
-		t.Errorf("%v after %d requests", err, len(f.asked()))
+	if _, err := s.Pull(t.Context(), f.host+"/app:wide", anonymous); !errors.Is(err, errdefs.ErrDataLoss) || len(f.Requests()) > maxDocuments {
+		t.Errorf("%v after %d requests", err, len(f.Requests()))
 	}
 }
 
@@ -259,14 +259,14 @@ func TestNothingIsFetchedTwice(t *testing.T) {
 	ref := f.pushIndex("app", "v1", build(t, hostPlatform, shared, shared, own))
 	f.answer(nil)
 	first := s.mustPull(t, ref)
-	if n := f.count("/blobs/"); n != 3 {
+	if n := f.Count("/blobs/"); n != 3 {
 		t.Errorf("%d blobs fetched for one config and two layers", n)
 	}
 	f.answer(nil)
 	var seen []Progress
 	again, err := s.Pull(t.Context(), ref, PullOptions{Keychain: keychain{}, Progress: func(p Progress) { seen = append(seen, p) }})
-	if err != nil || again.ID() != first.ID() || len(f.asked()) != 1 {
-		t.Errorf("again: %v, %+v", err, f.asked())
+	if err != nil || again.ID() != first.ID() || len(f.Requests()) != 1 {
+		t.Errorf("again: %v, %+v", err, f.Requests())
 	}
 	for _, p := range seen {
 		if p.Done != p.Total || p.Total == 0 {
@@ -275,13 +275,13 @@ func TestNothingIsFetchedTwice(t *testing.T) {
 	}
 	f.answer(nil)
 	byDigest := s.mustPull(t, strings.TrimSuffix(ref, ":v1")+"@"+string(first.Digest()))
-	if len(f.asked()) != 0 || byDigest.ID() != first.ID() || len(byDigest.Names()) != 2 {
-		t.Errorf("by digest: %+v, %v", f.asked(), byDigest.Names())
+	if len(f.Requests()) != 0 || byDigest.ID() != first.ID() || len(byDigest.Names()) != 2 {
+		t.Errorf("by digest: %+v, %v", f.Requests(), byDigest.Names())
 	}
 	other := f.push("other", "v1", build(t, hostPlatform, shared, gzipLayer(t, "new", "layer")))
 	f.answer(nil)
 	s.mustPull(t, other)
-	if n := f.count("/blobs/"); n != 2 {
+	if n := f.Count("/blobs/"); n != 2 {
 		t.Errorf("%d blobs fetched for a config and a layer", n)
 	}
 }
@@ -344,8 +344,8 @@ func TestLayerIsUnpackedFromItsBlob(t *testing.T) {
 	}
 	f.answer(nil)
 	s.mustPull(t, ref)
-	if f.count("/blobs/") != 0 {
-		t.Errorf("%+v", f.asked())
+	if f.Count("/blobs/") != 0 {
+		t.Errorf("%+v", f.Requests())
 	}
 }
 
@@ -369,7 +369,7 @@ func TestDamagedLayerIsMadeFromItsBlob(t *testing.T) {
 		}
 		f.answer(nil)
 		s.mustPull(t, ref)
-		if n := f.count("/blobs/"); n != 0 {
+		if n := f.Count("/blobs/"); n != 0 {
 			t.Errorf("%s: %d blobs fetched", what, n)
 		}
 		layers, err := i.Layers()
@@ -394,7 +394,7 @@ func TestDamagedLayerIsMadeFromItsBlob(t *testing.T) {
 	if _, err := s.Pull(t.Context(), ref, anonymous); !errors.Is(err, errdefs.ErrNotImplemented) || !strings.Contains(err.Error(), record) {
 		t.Errorf("a newer record: %v", err)
 	}
-	if n := f.count("/blobs/"); n != 0 {
+	if n := f.Count("/blobs/"); n != 0 {
 		t.Errorf("a newer record: %d blobs fetched", n)
 	}
 	if now, err := os.ReadFile(record); err != nil || string(now) != newer {
@@ -651,7 +651,7 @@ func TestHostileLabels(t *testing.T) {
 	f.push("app", "m", b)
 	d := b.desc()
 	d.Annotations = hostile
-	f.pushManifest("app", "v1", ocispec.MediaTypeImageIndex, indexOf(t, d))
+	f.PushManifest(t, "app", "v1", ocispec.MediaTypeImageIndex, indexOf(t, d))
 	i := s.mustPull(t, f.host+"/app:v1")
 	if n := i.Names(); len(n) != 1 || n[0] != f.host+"/app:v1" {
 		t.Errorf("%v", n)

@@ -106,7 +106,7 @@ func TestSamePullAtOnce(t *testing.T) {
 	}
 	all.Wait()
 	for _, l := range b.layers {
-		if n := f.count(string(l.Digest)); n != 1 {
+		if n := f.Count(string(l.Digest)); n != 1 {
 			t.Errorf("layer %s was fetched %d times", l.Digest, n)
 		}
 	}
@@ -298,13 +298,13 @@ func TestLoadSharesWithPull(t *testing.T) {
 		plain.sameAs(t, i)
 	})
 	// The pull has the manifest and the config, and then asks for nothing more.
-	for f.count(plain.config.Encoded()) == 0 {
+	for f.Count(plain.config.Encoded()) == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	w.Write(archive[200<<10:])
 	w.Close()
 	both.Wait()
-	if n := f.count(string(plain.layers[0].Digest)); n != 0 {
+	if n := f.Count(string(plain.layers[0].Digest)); n != 0 {
 		t.Errorf("the layer was fetched %d times", n)
 	}
 }

@@ -96,8 +96,8 @@ func TestNoFallbackToHTTP(t *testing.T) {
 	}
 	o := PullOptions{Keychain: keychain{}, Transport: transport}
 	_, err := s.Pull(t.Context(), "registry.example/app:v1", o)
-	if !errors.Is(err, errdefs.ErrUnavailable) || len(f.asked()) > 0 {
-		t.Errorf("%v, with %d requests in the clear", err, len(f.asked()))
+	if !errors.Is(err, errdefs.ErrUnavailable) || len(f.Requests()) > 0 {
+		t.Errorf("%v, with %d requests in the clear", err, len(f.Requests()))
 	}
 	s.mustBeEmpty(t)
 	o.PlainHTTP = true
@@ -154,8 +154,8 @@ func TestTLS(t *testing.T) {
 	}}
 	f.answer(nil)
 	_, err := s.Pull(t.Context(), "example.com/app:v1", PullOptions{Keychain: keychain{}, Transport: unknown})
-	if !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "certificate") || dials != 1 || len(f.asked()) > 0 {
-		t.Errorf("%v, %d dials, %d requests", err, dials, len(f.asked()))
+	if !errors.Is(err, errdefs.ErrUnavailable) || !strings.Contains(err.Error(), "certificate") || dials != 1 || len(f.Requests()) > 0 {
+		t.Errorf("%v, %d dials, %d requests", err, dials, len(f.Requests()))
 	}
 }
 
@@ -186,8 +186,8 @@ func TestStatus(t *testing.T) {
 			return true
 		})
 		_, err := s.Pull(t.Context(), f.host+"/app:v1", anonymous)
-		if !errors.Is(err, c.want) || len(f.asked()) != c.requests {
-			t.Errorf("%d: %v after %d requests", c.status, err, len(f.asked()))
+		if !errors.Is(err, c.want) || len(f.Requests()) != c.requests {
+			t.Errorf("%d: %v after %d requests", c.status, err, len(f.Requests()))
 		}
 		if c.status != http.StatusNoContent && !strings.HasSuffix(err.Error(), "SOME_CODE: some [31m message") {
 			t.Errorf("%d: %q", c.status, err)
@@ -266,8 +266,8 @@ func TestRedirectLoop(t *testing.T) {
 			w.WriteHeader(http.StatusTemporaryRedirect)
 			return true
 		})
-		if _, err := s.Pull(t.Context(), f.host+"/app", anonymous); err == nil || len(f.asked()) > maxRedirects {
-			t.Errorf("%s: %v after %d requests", name, err, len(f.asked()))
+		if _, err := s.Pull(t.Context(), f.host+"/app", anonymous); err == nil || len(f.Requests()) > maxRedirects {
+			t.Errorf("%s: %v after %d requests", name, err, len(f.Requests()))
 		}
 	}
 }

@@ -416,7 +416,7 @@ func TestProgramsWantEachOthersLayers(t *testing.T) {
 			p.pulls(images[n])
 		}
 		for _, l := range layers {
-			if n := f.count(string(l.digest())); n != 1 && !kill {
+			if n := f.Count(string(l.digest())); n != 1 && !kill {
 				t.Errorf("layer %s was fetched %d times", l.digest(), n)
 			}
 		}

@@ -210,10 +210,14 @@ func nestedChildren(t *testing.T, c *Container) (list []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range marked() {
-		pid, _, _ := strings.Cut(p, " ")
-		if other, _ := os.Readlink("/proc/" + pid + "/ns/pid"); other == ns && pid != strconv.Itoa(c.Pid()) {
-			list = append(list, p)
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if other, _ := os.Readlink("/proc/" + e.Name() + "/ns/pid"); other == ns && e.Name() != strconv.Itoa(c.Pid()) {
+			comm, _ := os.ReadFile("/proc/" + e.Name() + "/comm")
+			list = append(list, e.Name()+" "+strings.TrimSpace(string(comm)))
 		}
 	}
 	return list

@@ -3,21 +3,17 @@
 package main_test
 
 import (
-	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,15 +22,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/inboard/engine"
+	"github.com/inboard/engine/enginetest"
 )
 
 // service is the example at work, and an engine that looks at its root from
@@ -93,39 +84,10 @@ func push(t *testing.T, program string) (ref string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
-	if err = w.WriteHeader(&tar.Header{Name: "worker", Mode: 0o755, Size: int64(len(data))}); err == nil {
-		_, err = w.Write(data)
-	}
-	if err = errors.Join(err, w.Close()); err != nil {
-		t.Fatal(err)
-	}
-	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, err := img.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Cmd = []string{"/worker"}
-	if img, err = mutate.ConfigFile(img, config); err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	t.Cleanup(server.Close)
-	ref = strings.TrimPrefix(server.URL, "http://") + "/worker:v1"
-	tag, err := name.NewTag(ref)
-	if err == nil {
-		err = remote.Write(tag, img)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ref
+	return enginetest.NewRegistry(t).Push(t, "worker:v1", enginetest.Image{
+		Layers: []enginetest.Layer{enginetest.NewLayer(enginetest.Program("worker", data))},
+		Config: ocispec.ImageConfig{Cmd: []string{"/worker"}},
+	})
 }
 
 // ask posts a request.

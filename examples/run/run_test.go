@@ -6,32 +6,24 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"debug/elf"
 	"errors"
-	"io"
-	"log"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/inboard/engine/enginetest"
 )
 
 // example is the built example, a root for it, and a registry.
 type example struct {
-	t                       *testing.T
-	program, root, registry string
+	t             *testing.T
+	program, root string
+	registry      *enginetest.Registry
 }
 
 func newExample(t *testing.T) *example {
@@ -43,58 +35,29 @@ func newExample(t *testing.T) *example {
 		t.Skip("go is not installed")
 	}
 	work := t.TempDir()
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	t.Cleanup(server.Close)
-	return &example{t, build(t, "."), filepath.Join(work, "root"), strings.TrimPrefix(server.URL, "http://")}
+	return &example{t, build(t, "."), filepath.Join(work, "root"), enginetest.NewRegistry(t)}
 }
 
 // push makes an image of one layer, without an entrypoint.
 func (x *example) push(repository string, command []string, files ...*tar.Header) (ref string) {
 	x.t.Helper()
-	var layer bytes.Buffer
-	w := tar.NewWriter(&layer)
+	var entries []enginetest.Entry
 	for _, h := range files {
-		var data []byte
-		var err error
+		e := enginetest.Entry{Header: *h}
 		if h.Typeflag == tar.TypeReg { // its link name says where the content comes from
-			if data, err = os.ReadFile(h.Linkname); err != nil {
+			data, err := os.ReadFile(h.Linkname)
+			if err != nil {
 				x.t.Fatal(err)
 			}
-			h.Linkname, h.Size = "", int64(len(data))
+			e.Linkname, e.Data = "", string(data)
 		}
-		if err = w.WriteHeader(h); err == nil {
-			_, err = w.Write(data)
-		}
-		if err != nil {
-			x.t.Fatal(err)
-		}
+		entries = append(entries, e)
 	}
-	if err := w.Close(); err != nil {
-		x.t.Fatal(err)
-	}
-	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(layer.Bytes(), types.DockerUncompressedLayer))
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	config, err := img.ConfigFile()
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Cmd = command
-	if img, err = mutate.ConfigFile(img, config); err != nil {
-		x.t.Fatal(err)
-	}
-	ref = x.registry + "/" + repository + ":v1"
-	tag, err := name.NewTag(ref)
-	if err == nil {
-		err = remote.Write(tag, img)
-	}
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return ref
+	return x.registry.Push(x.t, repository+":v1", enginetest.Image{
+		Layers: []enginetest.Layer{{Entries: entries, Compression: enginetest.Uncompressed}},
+		Config: ocispec.ImageConfig{Cmd: command},
+		Docker: true,
+	})
 }
 
 // pushProbe pushes an image of the probe, with "/probe exit 7" as its command.
@@ -285,23 +248,10 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestBusybox has Debian's busybox as an image of one layer.
-func TestBusybox(t *testing.T) {
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Skip("busybox is not installed")
-	}
-	if f, err := elf.Open(path); err != nil {
-		t.Fatal(err)
-	} else if f.Close(); f.Section(".interp") != nil {
-		t.Skip("busybox is not static")
-	}
+// TestShell has a shell and the usual tools as an image of one layer.
+func TestShell(t *testing.T) {
 	x := newExample(t)
-	files := []*tar.Header{{Typeflag: tar.TypeReg, Name: "bin/busybox", Mode: 0o755, Linkname: path}}
-	for _, name := range []string{"sh", "true", "false", "ls", "cat", "wc", "id", "mkdir", "seq", "kill", "sleep"} {
-		files = append(files, &tar.Header{Typeflag: tar.TypeSymlink, Name: "bin/" + name, Linkname: "busybox"})
-	}
-	ref := x.push("busybox", []string{"sh"}, files...)
+	ref := x.registry.Push(t, "shell:v1", enginetest.Shell(t))
 	for _, test := range []struct {
 		args          []string
 		stdin, stdout string
@@ -310,11 +260,12 @@ func TestBusybox(t *testing.T) {
 		{[]string{"-i", ref}, "echo from a shell; exit 3\n", "from a shell\n", 3},
 		{[]string{ref, "true"}, "", "", 0},
 		{[]string{ref, "false"}, "", "", 1},
-		{[]string{ref, "ls", "/"}, "", "bin\ndev\netc\nproc\nsys\n", 0},
+		{[]string{ref, "ls", "/"}, "", "bin\ndev\netc\nhome\nproc\nroot\nsys\ntmp\n", 0},
 		{[]string{ref, "sh", "-c", "seq 100000 | wc -l"}, "", "100000\n", 0},
 		{[]string{ref, "sh", "-c", "mkdir -p /a/b && echo text >/a/b/c && cat /a/b/c; cat /nothing 2>/dev/null; exit $?"}, "", "text\n", 1},
 		{[]string{"-u", "7:8", ref, "id"}, "", "uid=7 gid=8 groups=8\n", 0},
-		{[]string{ref, "sh", "-c", "sleep 1000 & kill -9 $!; wait $!"}, "", "", 137},
+		{[]string{ref, "sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, "", "", 137},
+		{[]string{ref, "ps", "-o", "pid,args"}, "", "PID\tARGS\n1\tps -o pid,args\n", 0},
 	} {
 		stdout, stderr, code := x.run(test.stdin, test.args...)
 		if code != test.code || stdout != test.stdout {

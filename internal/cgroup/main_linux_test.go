@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -12,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/enginetest"
 )
 
 // roleEnv names what a copy of the test binary does once it is in its cgroup.
@@ -22,27 +23,7 @@ func TestMain(m *testing.M) {
 		play(role)
 		os.Exit(0)
 	}
-	fds := openFDs()
-	code := m.Run()
-	if left := leftBehind(); len(left) > 0 {
-		fmt.Fprintln(os.Stderr, "cgroups left behind:", left)
-		code = 1
-	}
-	if now := openFDs(); code == 0 && now > fds+spareFDs() {
-		fmt.Fprintf(os.Stderr, "%d descriptors open, %d before\n", now, fds)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// spareFDs counts those that stay by design: the roots of Detect's Host, and
-// those of the Go runtime's poller and of os/exec.
-func spareFDs() int {
-	n := 4
-	if detected.host != nil {
-		n += len(detected.host.hierarchies)
-	}
-	return n
+	os.Exit(enginetest.Main(m, enginetest.Watch{CgroupParents: []string{testPath}}))
 }
 
 func openFDs() int {

@@ -9,9 +9,10 @@
 // expression behind a package, only those of its tests. It compiles each
 // package's tests, boots one machine for each kernel and architecture, and runs
 // them one after the other with -test.short, in a directory that has the
-// package's testdata, with TMPDIR on ext4 and busybox in PATH. There is no go
-// command, no source, no network but loopback. A package fails when a test does,
-// and also when it leaves a mount, cgroup, link, process or file behind.
+// package's testdata, with TMPDIR on ext4, busybox in PATH, and the program of
+// internal/tools. There is no go command, no source, no network but loopback. A
+// package fails when a test does, and also when it leaves a mount, cgroup, link,
+// process or file behind.
 //
 // Kernels come from Debian's archive by apt-get, once, into inboard-kernels in
 // the user's cache directory; remove it to get newer ones. Where a kernel or

@@ -14,9 +14,11 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/inboard/engine/internal/kernels/job"
+	"github.com/inboard/engine/internal/tools"
 )
 
 // module is the import path of what this program tests, and room that of this
@@ -113,7 +115,8 @@ type payload struct {
 }
 
 // buildPayload compiles the tests of packages into dir, each with a copy of its
-// package's testdata.
+// package's testdata, and the tools that images of tests have. Where these cannot
+// be had, tests say so.
 func buildPayload(ctx context.Context, a arch, packages []goPackage, args []string, dir string) (*payload, error) {
 	p := &payload{dir: dir}
 	failures := make([]error, len(packages))
@@ -135,6 +138,16 @@ func buildPayload(ctx context.Context, a arch, packages []goPackage, args []stri
 			return nil
 		})
 	}
+	g.Go(func() error {
+		program, err := tools.Build(a.name)
+		if errdefs.IsUnavailable(err) {
+			return nil
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(job.Tools)), program, 0o755)
+		}
+		return err
+	})
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}

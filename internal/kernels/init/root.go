@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/inboard/engine/internal/kernels/job"
+	"github.com/inboard/engine/internal/tools"
 )
 
 // environment is what the tests see. TMPDIR lies on ext4: EROFS mounts from
@@ -22,7 +25,7 @@ import (
 var environment = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "TERM=dumb",
-	"TMPDIR=/var/tmp",
+	"TMPDIR=/var/tmp", tools.Env + "=" + job.Tools,
 }
 
 // mount is one filesystem of the machine.

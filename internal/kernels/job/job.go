@@ -19,6 +19,9 @@ const (
 	Tests = "/var/tests"
 	// Binary is the name of the test binary in its directory.
 	Binary = "package.test"
+	// Tools is the program of internal/tools, on the disk as seen in the
+	// machine; tests find it by an environment variable of that package.
+	Tools = "/var/tools"
 )
 
 // Job is all that a machine does between boot and power off.

@@ -1,0 +1,6 @@
+package enginetest_test
+
+import "testing"
+
+// TestGreeting is the package's example.
+func TestGreeting(t *testing.T) { greeting(t) }
