@@ -114,7 +114,7 @@ func (s stock) files(dirs []string) {
 // all, stays as long as the root does.
 var transient = []string{
 	"engines/*", "engines/*/layers/*", "images/fetching/*", "images/claims/*", "images/holds/*", "images/.tmp-*", "layers/tmp/*", ".tmp-*",
-	"run/containers/*", "run/names/*", "run/runtime/*", "containers/*", "names/*", "runtime/*",
+	"run/containers/*/*", "run/names/*", "run/runtime/*", "containers/*/*", "names/*", "runtime/*",
 }
 
 // roots are the Engines' roots, with what belongs to Engines and calls.

@@ -163,7 +163,7 @@ func (s *service) stop() {
 	if err := s.outside.Close(); err != nil {
 		s.t.Error(err)
 	}
-	for _, pattern := range []string{"engines/*", "run/containers/*", "run/runtime/*"} {
+	for _, pattern := range []string{"engines/*", "run/containers/*/*", "run/runtime/*"} {
 		if left, err := filepath.Glob(filepath.Join(s.root, pattern)); err != nil || len(left) > 0 {
 			s.t.Errorf("left behind: %q, %v", left, err)
 		}

@@ -119,6 +119,9 @@ type payload struct {
 // be had, tests say so.
 func buildPayload(ctx context.Context, a arch, packages []goPackage, args []string, dir string) (*payload, error) {
 	p := &payload{dir: dir}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
 	failures := make([]error, len(packages))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
