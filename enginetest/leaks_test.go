@@ -79,7 +79,7 @@ func TestLeaksFile(t *testing.T) {
 	}
 	want := []string{
 		filepath.Join(dir, "new"), filepath.Join(root, "engines/abc"), filepath.Join(root, "images/fetching/x"),
-		filepath.Join(root, "images/holds/x"), filepath.Join(root, "layers/tmp/x"), filepath.Join(root, "run/containers/abc"),
+		filepath.Join(root, "images/holds/x"), filepath.Join(root, "layers/tmp/x"), filepath.Join(root, "run/containers/ab/abc"),
 	}
 	for _, path := range want {
 		write(path)
