@@ -353,29 +353,30 @@ func TestAttachReplay(t *testing.T) {
 // A Writer that blocks holds up nothing but its own Attach, which fails when the
 // log has dropped what it did not take.
 func TestAttachWriterBlocks(t *testing.T) {
-	e, img := plainImage(t)
-	c := create(t, e, img, Config{Args: []string{"log", "20000"}, LogSize: 64 << 10})
+	e, _ := plainImage(t)
+	l := newLoggedContainer(t, e, 64<<10, 0)
+	l.start(t)
 	called, unblock := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	slow := attach(t.Context(), c, AttachOptions{Stdout: writerFunc(func(p []byte) (int, error) {
+	slow := attach(t.Context(), l.Container, AttachOptions{Replay: true, Stdout: writerFunc(func(p []byte) (int, error) {
 		once.Do(func() { close(called) })
 		<-unblock
 		return len(p), nil
 	})})
 	ctx, cancel := context.WithCancel(t.Context())
 	blocked := newBlocking(t)
-	given := attach(ctx, c, AttachOptions{Stdout: blocked})
-	watches.watching(4)
-	if err := c.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	exits(t, c, Status{Known: true})
+	given := attach(ctx, l.Container, AttachOptions{Replay: true, Stdout: blocked})
+	logs(t, l.log, 1, Stdout, []byte("taken by both\n"))
 	<-called
+	<-blocked.called
+	for range 20000 {
+		logs(t, l.log, 1, Stdout, []byte("a line that nobody takes\n"))
+	}
+	l.exit(t)
 	close(unblock)
 	if err := <-slow; !errors.Is(err, ErrDataLoss) {
 		t.Error("slow:", err)
 	}
-	<-blocked.called
 	cancel()
 	if err := <-given; !errors.Is(err, context.Canceled) {
 		t.Error("given up:", err)
